@@ -1,0 +1,1 @@
+"""llama-gossip: machines with language models serve each other, with no server in the middle."""

@@ -1,0 +1,228 @@
+"""What the core asks of its driver. Values only: the driver performs them in order, the tests compare them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llama_gossip.protocol.messages import (
+    FinishReason,
+    GenerationConfig,
+    NodeId,
+    Prompt,
+    RequestId,
+    Resume,
+    TokenLogprob,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    data: bytes
+    urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Dial; ends as StreamOpened or DialFailed with the same dial number."""
+
+    dial: int
+    worker: NodeId
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonDial:
+    """Nobody waits for it any more; a stream that still comes of it is reset by the driver."""
+
+    dial: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStream:
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinishStream:
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetStream:
+    """Abandon both directions: reset ours, stop theirs. Codes: PROTOCOL section 5."""
+
+    stream: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStream:
+    """Its connection has carried a valid Assign: lift the limits for strangers."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    job: int
+    requester: NodeId
+    request_id: RequestId
+    attempt: int
+    model: str
+    prompt: Prompt
+    config: GenerationConfig
+    date: str
+    resume: Resume | None
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    job: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressHint:
+    """Addresses that a signed Announce gave for a node."""
+
+    node_id: NodeId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Call handle(Tick) at this monotonic time; replaces the earlier Wake. None: no timer is set."""
+
+    at_mono_ms: int | None
+
+
+# --- to the user ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A worker has taken the request (its first Progress or Token came)."""
+
+    request_id: RequestId
+    worker: NodeId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverTokens:
+    """The contiguous next tokens of an answer, released once."""
+
+    request_id: RequestId
+    index: int
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    logprobs: tuple[TokenLogprob, ...] | None
+    worker: NodeId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt ended without success and another begins."""
+
+    request_id: RequestId
+    attempt: int  # the one that ended
+    worker: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The one terminal event of a successful request."""
+
+    request_id: RequestId
+    finish_reason: FinishReason
+    total_tokens: int
+    prompt_tokens: int
+    duration_secs: float  # as the worker measured it
+    worker: NodeId
+    attempt: int
+    model: str
+    model_digest: bytes | None
+    text_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The one terminal event of a failed or cancelled request.
+
+    code: no_workers | model | too_long | peer_failed | timeout | cancelled | bad_request | digest
+    trail: one line an attempt or worker: (worker, attempt or 0, reason)."""
+
+    request_id: RequestId
+    code: str
+    message: str
+    hint: str
+    trail: tuple[tuple[NodeId, int, str], ...] = ()
+
+
+# --- news, for logs, events and counters -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    node_id: NodeId
+    boot: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    node_id: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccepted:
+    """This node took a job, for its own log."""
+
+    job: int
+    request_id: RequestId
+    requester: NodeId
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    job: int
+    request_id: RequestId
+    requester: NodeId
+    tokens: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """After Drain: no job is left."""
+
+
+Effect: TypeAlias = (
+    Broadcast
+    | OpenStream
+    | AbandonDial
+    | WriteStream
+    | FinishStream
+    | ResetStream
+    | TrustStream
+    | StartJob
+    | CancelJob
+    | AddressHint
+    | Wake
+    | Accepted
+    | DeliverTokens
+    | Retried
+    | Finished
+    | Failed
+    | PeerUp
+    | PeerDown
+    | JobAccepted
+    | JobEnded
+    | Drained
+)

@@ -1,0 +1,241 @@
+"""What happens to the core. Values only: the driver (or a test, or the simulator) makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llama_gossip.protocol.messages import (
+    Capacity,
+    FinishReason,
+    GenerationConfig,
+    NodeId,
+    Phase,
+    Prompt,
+    PromptFacts,
+    RequestId,
+    TokenLogprob,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks. Timers use mono; wall is for ts, boot and accept_by only."""
+
+    mono_ms: int
+    wall_ms: int
+
+
+# --- gossip ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GossipReceived:
+    delivered_from: NodeId  # the neighbour that passed it on, not its author
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborUp:
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborDown:
+    node_id: NodeId
+
+
+# --- streams: ids come from the driver -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAccepted:
+    stream: int
+    remote: NodeId  # authentic: proven by the handshake
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """A dial that the core asked for (effect OpenStream with this dial number) succeeded."""
+
+    dial: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    dial: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFinished:
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """The peer abandoned its side."""
+
+    stream: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStopped:
+    """The peer reads no more of ours."""
+
+    stream: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLost:
+    stream: int
+    reason: str
+
+
+# --- the user ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A new request of this node's user."""
+
+    request_id: RequestId
+    model: str  # "" = any model that is offered
+    prompt: Prompt
+    config: GenerationConfig
+    date: str  # "YYYY-MM-DD", today, sent along so that every worker renders the same prompt
+    prompt_tokens: int = 0  # an upper estimate, 0 = unknown
+    priority: int = 5
+    deadline_ms: int | None = None  # None: the protocol's default
+    worker: NodeId | None = None  # only this one
+    model_digest: bytes | None = None  # only this one
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    request_id: RequestId
+    reason: str
+
+
+# --- the own engine ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChanged:
+    """The node's own offer: announced from now on. None: no engine (a client)."""
+
+    capacity: Capacity | None
+    loading: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStarted:
+    """Tokenised, admitted, prefill begins."""
+
+    job: int
+    facts: PromptFacts
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProgress:
+    job: int
+    phase: Phase
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTokens:
+    job: int
+    index: int
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDone:
+    job: int
+    finish_reason: FinishReason
+    total_tokens: int
+    prompt_tokens: int
+    text_digest: bytes
+    model_digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFailed:
+    job: int
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStepped:
+    """The model has stepped (at most one such event per heartbeat is needed): the hung-engine check lives on it."""
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The topic is joined; announcing begins. addresses: own "ip:port" list, put into Announces."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Begin to leave: reject new work, finish what runs, tell the others."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The end: a Leave is broadcast, every live stream reset with code 5."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A timer fired (effect Wake) or the driver felt like it."""
+
+
+Event: TypeAlias = (
+    GossipReceived
+    | NeighborUp
+    | NeighborDown
+    | StreamAccepted
+    | StreamOpened
+    | DialFailed
+    | StreamData
+    | StreamFinished
+    | StreamReset
+    | StreamStopped
+    | StreamLost
+    | Submit
+    | CancelRequest
+    | EngineChanged
+    | EngineStarted
+    | EngineProgress
+    | EngineTokens
+    | EngineDone
+    | EngineFailed
+    | EngineStepped
+    | Joined
+    | Drain
+    | Goodbye
+    | Tick
+)
