@@ -1,0 +1,57 @@
+# `make` prints what can be made. Everything lives in .venv and target/; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUST   := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
+FUZZ_SECONDS ?= 60
+
+export CARGO_TERM_COLOR ?= auto
+export PYTHONDONTWRITEBYTECODE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test lint types fmt native pytest bench fuzz lock clean
+
+help: ## print these targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+dev: $(VENV)/.ready ## environment with all extras and the native extension, in .venv
+
+$(VENV)/.ready: requirements.lock pyproject.toml $(RUST) tools/dev.sh
+	@PYTHON="$(PYTHON)" tools/dev.sh
+
+demo: dev ## one worker and one client on loopback, a real model, three prompts
+	@$(BIN)/python examples/demo.py
+
+test: dev lint types pytest ## everything that must hold before a change lands
+
+lint: dev ## ruff, rustfmt, clippy, file lengths
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/file_lengths.py
+	cargo fmt --check
+	cargo clippy --locked --all-targets --features pyo3/extension-module -- -D warnings
+
+types: dev ## mypy --strict, and the stub of the native module against the module
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest llama_gossip._native
+
+pytest: dev
+	$(BIN)/python -m pytest
+
+fmt: dev ## format Python and Rust
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cargo fmt
+
+bench: dev ## the throughput bench, short form
+	$(BIN)/python benches/throughput.py --quick
+
+fuzz: dev ## hostile bytes against every decoder, for FUZZ_SECONDS
+	$(BIN)/python tests/fuzz/fuzz_wire.py --seconds $(FUZZ_SECONDS)
+
+lock: ## pin every Python dependency again, with hashes
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --upgrade -q -o requirements.lock
+
+clean: ## remove .venv, target/ and caches; models in LLAMA_GOSSIP_HOME stay
+	rm -rf $(VENV) target .mypy_cache .ruff_cache .pytest_cache python/llama_gossip/_native*.so
