@@ -1,0 +1,103 @@
+"""Checkpoints: a model in memory, ready to step, with everything that its engine must know about it.
+
+The law: whatever comes out of here is whole (weights touched, tokenizer present, digest known) or an error
+said in one sentence. Nothing is fetched from a hub, nothing unpickled, no code of a model folder runs.
+torch and transformers are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llama_gossip.errors import UsageError
+
+from . import tiny_random
+from .digest import ModelDigest
+from .progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # our word: torch's
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A causal language model with its tokenizer. Constant.
+
+    Raw prompts: encode with `add_special_tokens=False`, then put `bos_id` in front where `add_bos` says so.
+    Rendered templates already contain what they need.
+    """
+
+    name: str
+    module: Any  # a transformers causal LM: eval mode, no gradients, weights touched
+    tokenizer: Tokenizer
+    chat_template: str | None  # jinja2
+    bos_token: str  # "" where the model has none, as templates expect
+    eos_token: str
+    bos_id: int | None
+    eos_ids: tuple[int, ...]  # any of these ends an answer
+    add_bos: bool
+    context: int  # tokens, as the model was trained
+    digest: ModelDigest
+    quantisation: str  # of the source: "q4_1", "none"
+    source_dtype: str  # of the source's unquantised weights: "fp32", "bf16", "fp16"
+    dtype: str  # of `module`
+    device: str
+    parameters: int  # weights, tied ones counted once
+    notes: tuple[str, ...] = ()  # sentences for the user
+
+    @property
+    def model_digest(self) -> bytes:
+        return self.digest.root
+
+
+def load_checkpoint(
+    spec: str,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    models_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Loads a catalogue name, a `*.gguf` path, a local folder or a cached hub id.
+
+    `dtype` is "fp32", "bf16", "fp16" or None for what suits model and device. Raises ModelUnavailable where
+    weights cannot be had or read, ConfigError for an impossible device, UsageError for an unknown dtype.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}", hint="one of " + ", ".join(DTYPES))
+    report = silent if progress is None else progress
+    if spec == tiny_random.NAME:
+        return _tiny_random(device, dtype or "fp32")
+    raise NotImplementedError(spec, report)
+
+
+def _tiny_random(device: str, dtype: str) -> Checkpoint:
+    import torch
+
+    module = tiny_random.module().to(device=device)
+    for weight in module.parameters():  # weights only: the rope frequencies stay fp32
+        weight.data = weight.data.to(getattr(torch, DTYPES[dtype]))
+    root = tiny_random.digest()
+    return Checkpoint(
+        name=tiny_random.NAME,
+        module=module.eval().requires_grad_(False),
+        tokenizer=tiny_random.tokenizer(),
+        chat_template=tiny_random.CHAT_TEMPLATE,
+        bos_token=tiny_random.BOS,
+        eos_token=tiny_random.EOS,
+        bos_id=tiny_random.BOS_ID,
+        eos_ids=(tiny_random.EOS_ID,),
+        add_bos=False,
+        context=tiny_random.CONFIG["max_position_embeddings"],
+        digest=ModelDigest(root, root, root, root),
+        quantisation="none",
+        source_dtype="fp32",
+        dtype=dtype,
+        device=device,
+        parameters=sum(weight.numel() for weight in module.parameters()),
+        notes=(tiny_random.NOTE,),
+    )

@@ -1,0 +1,20 @@
+"""Progress: how long work on model files tells its caller where it stands. The caller draws, we count.
+
+The law: `done` never falls within a stage, and the last call of a finished stage has `done == total`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called from the thread that does the work; it must return fast and never raise."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`stage` is a word for people ("fetch", "check", "convert", "load"); `done` of `total` are in the
+        stage's own unit (bytes, or tensors); total 0 means that nobody knows."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Draws nothing."""
