@@ -1,5 +1,5 @@
-"""Where this user's files belong. The law: with LLAMA_GOSSIP_HOME set every one of them lies under it, and what
-holds secrets is open to its owner alone."""
+"""Where this user's files belong. The law: with LLAMA_GOSSIP_HOME set every one of them lies under it, and
+what holds secrets is open to its owner alone."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ def _runtime_directory(environ: Mapping[str, str], state: Path) -> Path:
             status = base.stat()
         except OSError:
             continue  # a stale variable of another session
-        if base.isabsolute_path() and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+        if base.is_absolute() and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
             return base / APP_NAME
     return state / "run"
