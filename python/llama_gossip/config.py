@@ -124,8 +124,8 @@ def environment_name(option: str) -> str:
 def load_config(
     flags: Mapping[str, object], dirs: Directories, environ: Mapping[str, str] = os.environ
 ) -> Config:
-    """Everything the user asked for. `flags` holds what stood on the command line, `config` (a path) too; None
-    and absent are the same. Raises UsageError for a bad flag, ConfigError for the rest."""
+    """Everything the user asked for. `flags` holds what stood on the command line, `config` (a path) too;
+    None and absent are the same. Raises UsageError for a bad flag, ConfigError for the rest."""
     given = {name: value for name, value in flags.items() if value is not None}
     path, table = _read_file(given.pop("config", None), dirs, environ)
     if unknown := given.keys() - OPTIONS.keys():

@@ -86,8 +86,8 @@ def _name_of_file(path: Path) -> str:
 
 
 def claim_key(dirs: Directories, *, name: str | None = None, key_file: Path | None = None) -> NodeKey:
-    """Makes or reads a key and locks it. `key_file` names a file, `name` one of this user's keys; neither: the
-    first of node-1, node-2, … that nobody uses. Raises KeyFileError, ConfigError, UsageError."""
+    """Makes or reads a key and locks it. `key_file` names a file, `name` one of this user's keys; neither:
+    the first of node-1, node-2, … that nobody uses. Raises KeyFileError, ConfigError, UsageError."""
     if name is not None:
         check_name(name)
     ensure_private(dirs.locks)
