@@ -1,0 +1,48 @@
+"""Answer: what a user gets, token by token and at the end. Plain values, ready for JSON and data frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token with its final text (a half character or a possible stop string is never shown)."""
+
+    index: int
+    token_id: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Measured by the requester. first_token_ms and total_ms run from the submission."""
+
+    first_token_ms: float
+    total_ms: float
+    tokens_per_s: float  # between the first and the last token; 0 with fewer than two
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer. Never a truncated one: what ends early raises."""
+
+    request_id: str
+    text: str
+    finish_reason: str  # stop | length
+    usage: Usage
+    model: str
+    model_digest: str | None
+    worker: str  # the node id that made the last token
+    attempts: int
+    delivery: str  # direct
+    resume: str | None  # class of the weakest seam; None: there was none
+    verified: bool  # the signed transcript of this answer holds, checked offline
+    timings: Timings
+    transcript: bytes = b""  # PROTOCOL section 8; verify_transcript checks it

@@ -1,0 +1,226 @@
+"""Driver: feeds events to the core and performs its effects. The only place where the core meets the world.
+
+Everything runs on one event loop. Events that arise while an effect is performed wait their turn, so the
+core is never entered twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+from llama_gossip import news
+from llama_gossip.engine_bridge import EngineBridge
+from llama_gossip.errors import TransportError
+from llama_gossip.generation import Conversation
+from llama_gossip.loopback import Loopback
+from llama_gossip.protocol import effects, events
+from llama_gossip.protocol.core import Core, PeerView
+from llama_gossip.protocol.messages import NodeId, RequestId
+from llama_gossip.transport import Lagged, PeerFound, Transport, TransportEvent
+
+
+def now() -> events.Now:
+    """Both clocks, in milliseconds."""
+    return events.Now(time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000)
+
+
+class Driver:
+    """One node's loop: `feed` is the way in, listeners and conversations are the way out."""
+
+    def __init__(self, core: Core, own_id: NodeId) -> None:
+        self.core = core
+        self.transport: Transport | None = None
+        self.bridge: EngineBridge | None = None
+        self.listeners: list[Callable[[news.NodeEvent], None]] = []
+        self.conversations: dict[RequestId, Conversation] = {}
+        self.drained = asyncio.Event()
+        self.lagged = 0
+        self._own_id = own_id
+        self._loopback = Loopback(own_id, self.feed)
+        self._waiting: deque[events.Event] = deque()
+        self._performing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def on_transport(self, event: TransportEvent) -> None:
+        match event:
+            case Lagged(dropped):
+                self.lagged += dropped
+            case PeerFound():
+                pass  # the native maintainer dials it; its Announce will tell the rest
+            case _:
+                self.feed(event)
+
+    def feed(self, event: events.Event) -> None:
+        """Hands one event to the core and performs what it asks for."""
+        self._waiting.append(event)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._waiting:
+                for effect in self.core.handle(self._waiting.popleft(), now()):
+                    self.perform(effect)
+        finally:
+            self._performing = False
+
+    def stop(self) -> None:
+        """No timer fires after this; conversations that still wait fail."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for conversation in list(self.conversations.values()):
+            conversation.fail(
+                TransportError("the node was shut down before the answer was complete", code="closed")
+            )
+        self.conversations.clear()
+
+    def perform(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Broadcast() | effects.AddressHint():
+                self._to_network(effect)
+            case (
+                effects.OpenStream()
+                | effects.AbandonDial()
+                | effects.WriteStream()
+                | effects.FinishStream()
+                | effects.ResetStream()
+                | effects.TrustStream()
+            ):
+                self._to_stream(effect)
+            case effects.StartJob() | effects.CancelJob():
+                self._to_engine(effect)
+            case effects.Wake(at):
+                self._set_timer(at)
+            case (
+                effects.Accepted()
+                | effects.DeliverTokens()
+                | effects.Retried()
+                | effects.Finished()
+                | effects.Failed()
+            ):
+                self._to_user(effect)
+            case effects.PeerUp() | effects.PeerDown() | effects.JobAccepted() | effects.JobEnded():
+                self._tell(effect)
+            case effects.Drained():
+                self.drained.set()
+            case _:
+                assert_never(effect)
+
+    def _to_network(self, effect: effects.Broadcast | effects.AddressHint) -> None:
+        if self.transport is None:
+            return
+        if isinstance(effect, effects.Broadcast):
+            self.transport.broadcast(effect.data, urgent=effect.urgent)
+        else:
+            self.transport.add_addresses(effect.node_id, effect.addresses)
+
+    def _to_stream(
+        self,
+        effect: effects.OpenStream
+        | effects.AbandonDial
+        | effects.WriteStream
+        | effects.FinishStream
+        | effects.ResetStream
+        | effects.TrustStream,
+    ) -> None:
+        if isinstance(effect, effects.OpenStream | effects.AbandonDial):
+            self._dial(effect)
+            return
+        far = self._loopback if self._loopback.owns(effect.stream) else self.transport
+        if far is None:
+            return
+        match effect:
+            case effects.WriteStream(stream, data):
+                far.write(stream, data)
+            case effects.FinishStream(stream):
+                far.finish(stream)
+            case effects.ResetStream(stream, code):
+                far.reset(stream, code)
+            case effects.TrustStream(stream):
+                if isinstance(far, Transport):
+                    far.trust(stream)
+            case _:
+                assert_never(effect)
+
+    def _dial(self, effect: effects.OpenStream | effects.AbandonDial) -> None:
+        match effect:
+            case effects.OpenStream(dial, worker, timeout_ms):
+                if worker == self._own_id:
+                    self._loopback.open(dial)
+                elif self.transport is None:
+                    self.feed(events.DialFailed(dial, "the node has no network"))
+                else:
+                    self.transport.open(dial, worker, timeout_ms)
+            case effects.AbandonDial(dial):
+                if self.transport is not None:
+                    self.transport.abandon(dial)
+            case _:
+                assert_never(effect)
+
+    def _to_engine(self, effect: effects.StartJob | effects.CancelJob) -> None:
+        if self.bridge is None:
+            if isinstance(effect, effects.StartJob):
+                self.feed(
+                    events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
+                )
+            return
+        if isinstance(effect, effects.StartJob):
+            self.bridge.submit(effect)
+        else:
+            self.bridge.cancel(effect.job)
+
+    def _set_timer(self, at_mono_ms: int | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at_mono_ms is not None:
+            delay_s = max(0.0, at_mono_ms / 1000 - time.monotonic())
+            self._timer = self._loop.call_later(delay_s, self.feed, events.Tick())
+
+    def _to_user(
+        self,
+        effect: effects.Accepted
+        | effects.DeliverTokens
+        | effects.Retried
+        | effects.Finished
+        | effects.Failed,
+    ) -> None:
+        conversation = self.conversations.get(effect.request_id)
+        if conversation is None:
+            return
+        conversation.handle(effect)
+        if conversation.ended:
+            del self.conversations[effect.request_id]
+
+    def _tell(
+        self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded
+    ) -> None:
+        told = self._news_of(effect)
+        for listener in list(self.listeners):
+            listener(told)
+
+    def _news_of(
+        self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded
+    ) -> news.NodeEvent:
+        match effect:
+            case effects.PeerUp(node_id):
+                view = self.peer(node_id)
+                models = tuple(offer.name for offer in view.capacity.models) if view else ()
+                name, state = (view.name, view.state.name.lower()) if view else ("", "")
+                return news.PeerUp(node_id.hex(), name, view.role if view else "", state, models)
+            case effects.PeerDown(node_id, reason):
+                return news.PeerDown(node_id.hex(), reason)
+            case effects.JobAccepted(_, request_id, requester, model):
+                return news.RequestAccepted(request_id.hex(), requester.hex(), model)
+            case effects.JobEnded(_, request_id, requester, tokens, reason):
+                return news.RequestEnded(request_id.hex(), requester.hex(), tokens, reason)
+            case _:
+                assert_never(effect)
+
+    def peer(self, node_id: NodeId) -> PeerView | None:
+        """The roster's view of one peer."""
+        return next((view for view in self.core.peers(now()) if view.node_id == node_id), None)

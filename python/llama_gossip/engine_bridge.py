@@ -1,0 +1,113 @@
+"""Engine bridge: one engine behind the core. Jobs go in, the engine's batches come out as core events.
+
+The engine calls its sink from its own thread; the bridge hands each batch to the loop in one call, so a
+step of many rows costs one wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from llama_gossip.engine import base
+from llama_gossip.protocol import effects, events
+from llama_gossip.protocol.messages import Capacity, ModelOffer, Phase, PromptFacts
+
+
+class EngineBridge:
+    """Owns the engine from `start` to `close`."""
+
+    def __init__(self, engine: base.Engine, feed: Callable[[events.Event], None]) -> None:
+        self.engine = engine
+        self._feed = feed
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        self.engine.start(self._from_engine_thread)
+
+    def submit(self, start: effects.StartJob) -> None:
+        self.engine.submit(
+            base.EngineJob(
+                job_id=start.job,
+                prompt=start.prompt,
+                config=start.config,
+                date=start.date,
+                resume=start.resume,
+                deadline_ms=start.deadline_ms,
+            )
+        )
+
+    def cancel(self, job: int) -> None:
+        self.engine.cancel(job)
+
+    def capacity(self) -> Capacity:
+        """What the node announces about this engine, measured now."""
+        info, load = self.engine.info, self.engine.load()
+        offer = ModelOffer(
+            info.model,
+            info.model_digest,
+            info.context,
+            info.quantisation,
+            info.numerics_id,
+            info.numerics_class,
+        )
+        return Capacity(
+            backend=info.backend,
+            device=info.device,
+            models=(offer,),
+            max_concurrent=info.max_concurrent,
+            current_load=load.running,
+            queue_depth=load.queued,
+            queue_ms=0,
+            tokens_per_s=load.tokens_per_s or info.tokens_per_s,
+            memory_free=load.memory_free,
+        )
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def _from_engine_thread(self, batch: Sequence[base.EngineEvent]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._on_loop, tuple(batch))
+        except RuntimeError:  # the loop has closed: nobody waits for these any more
+            return
+
+    def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
+        self._feed(events.EngineStepped())
+        for event in batch:
+            self._feed(self._translated(event))
+
+    def _translated(self, event: base.EngineEvent) -> events.Event:
+        match event:
+            case base.JobStarted():
+                return events.EngineStarted(event.job_id, self._facts(event))
+            case base.JobPrefill():
+                return events.EngineProgress(event.job_id, Phase.PREFILL, event.percent)
+            case base.JobTokens():
+                return events.EngineTokens(
+                    event.job_id, event.index, event.token_ids, event.texts, event.logprobs
+                )
+            case base.JobDone():
+                return events.EngineDone(
+                    event.job_id,
+                    event.finish_reason,
+                    event.total_tokens,
+                    event.prompt_tokens,
+                    event.text_digest,
+                    self.engine.info.model_digest,
+                )
+            case base.JobFailed():
+                return events.EngineFailed(event.job_id, str(event.code), event.message, event.retryable)
+            case _:
+                assert_never(event)
+
+    def _facts(self, started: base.JobStarted) -> PromptFacts:
+        info = self.engine.info
+        return PromptFacts(
+            started.prompt_tokens,
+            started.prompt_digest,
+            info.model_digest,
+            info.numerics_id,
+            info.numerics_class,
+        )

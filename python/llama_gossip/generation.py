@@ -1,0 +1,203 @@
+"""Generation: one request of this node's user, from submission to its one terminal event.
+
+`Conversation` is the driver's side (it collects tokens and the outcome), `Generation` the user's (an
+asynchronous iterator). The driver never holds a Generation, so that one which the user drops, by leaving
+its `async for`, is collected at once and cancels its request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import assert_never
+
+from llama_gossip.answer import Answer, Timings, Token, Usage
+from llama_gossip.errors import (
+    Cancelled,
+    LlamaGossipError,
+    ModelUnavailable,
+    NoWorkers,
+    PeerFailed,
+    RequestTimeout,
+    UsageError,
+)
+from llama_gossip.protocol import effects
+from llama_gossip.protocol.messages import RequestId
+from llama_gossip.protocol.transcript import verify_transcript
+
+UserEffect = effects.Accepted | effects.DeliverTokens | effects.Retried | effects.Finished | effects.Failed
+
+_ERRORS: dict[str, type[LlamaGossipError]] = {
+    "no_workers": NoWorkers,
+    "model": ModelUnavailable,
+    "too_long": UsageError,
+    "bad_request": UsageError,
+    "timeout": RequestTimeout,
+    "cancelled": Cancelled,
+}
+
+
+def error_of(failed: effects.Failed) -> LlamaGossipError:
+    """The exception a user sees, with the trail of attempts in its message."""
+    trail = "; ".join(f"{worker.hex()[:10]}: {reason}" for worker, _, reason in failed.trail)
+    message = f"{failed.message} [{trail}]" if trail else failed.message
+    return _ERRORS.get(failed.code, PeerFailed)(message, hint=failed.hint, code=failed.code)
+
+
+class Conversation:
+    """What the driver knows of one request: it feeds `handle` and never looks back."""
+
+    def __init__(self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes]) -> None:
+        self.request_id = request_id
+        self.submitted_s = time.perf_counter()
+        self.waiting: deque[Token] = deque()
+        self.answer: Answer | None = None
+        self.error: LlamaGossipError | None = None
+        self.accepted = asyncio.Event()
+        self.attempts = 0
+        self.retries: list[effects.Retried] = []
+        self._take_transcript = take_transcript
+        self._changed = asyncio.Event()
+        self._texts: list[str] = []
+        self._first_s = self._last_s = 0.0
+        self._tokens = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+    def handle(self, effect: UserEffect) -> None:
+        match effect:
+            case effects.Accepted():
+                self.attempts = effect.attempt
+                self.accepted.set()
+            case effects.DeliverTokens():
+                self._deliver(effect)
+            case effects.Retried():
+                self.retries.append(effect)
+            case effects.Finished():
+                self._finish(effect)
+            case effects.Failed():
+                self._take_transcript(self.request_id)
+                self.fail(error_of(effect))
+            case _:
+                assert_never(effect)
+
+    def fail(self, error: LlamaGossipError) -> None:
+        """The terminal event of a request that the core cannot end any more (the node was shut down)."""
+        if not self.ended:
+            self.error = error
+            self.accepted.set()
+            self._changed.set()
+
+    async def next(self) -> Token | None:
+        """The next token; None at the successful end. Raises the request's error."""
+        while not self.waiting:
+            if self.error is not None:
+                raise self.error
+            if self.answer is not None:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self.waiting.popleft()
+
+    def _deliver(self, batch: effects.DeliverTokens) -> None:
+        self._last_s = time.perf_counter()
+        if not self._tokens:
+            self._first_s = self._last_s
+        self.attempts = batch.attempt
+        self._tokens += len(batch.texts)
+        self._texts += batch.texts
+        ids: tuple[int | None, ...] = batch.token_ids or (None,) * len(batch.texts)
+        for offset, (token_id, text) in enumerate(zip(ids, batch.texts, strict=True)):
+            self.waiting.append(Token(batch.index + offset, token_id, text))
+        self._changed.set()
+
+    def _finish(self, finished: effects.Finished) -> None:
+        transcript = self._take_transcript(self.request_id)
+        now_s = time.perf_counter()
+        span_s = self._last_s - self._first_s
+        self.answer = Answer(
+            request_id=self.request_id.hex(),
+            text="".join(self._texts),
+            finish_reason=finished.finish_reason.name.lower(),
+            usage=Usage(finished.prompt_tokens, finished.total_tokens),
+            model=finished.model,
+            model_digest=finished.model_digest.hex() if finished.model_digest else None,
+            worker=finished.worker.hex(),
+            attempts=finished.attempt,
+            delivery="direct",
+            resume=None,
+            verified=verify_transcript(transcript).verified,
+            timings=Timings(
+                first_token_ms=((self._first_s or now_s) - self.submitted_s) * 1000,
+                total_ms=(now_s - self.submitted_s) * 1000,
+                tokens_per_s=(self._tokens - 1) / span_s if self._tokens > 1 and span_s > 0 else 0.0,
+            ),
+            transcript=transcript,
+        )
+        self._changed.set()
+
+
+class Generation:
+    """An answer on its way: `async for token in generation`. Leaving the loop cancels the request.
+
+    After the loop `answer` holds the whole; `complete()` waits for it. Raises NoWorkers, ModelUnavailable,
+    PeerFailed, RequestTimeout, Cancelled, UsageError.
+    """
+
+    def __init__(self, conversation: Conversation, cancel: Callable[[RequestId, str], None]) -> None:
+        self._conversation = conversation
+        self._cancel = cancel
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def request_id(self) -> str:
+        """32 hex characters."""
+        return self._conversation.request_id.hex()
+
+    @property
+    def answer(self) -> Answer | None:
+        """The whole answer, once the last token has come."""
+        return self._conversation.answer
+
+    @property
+    def retries(self) -> list[effects.Retried]:
+        """Attempts that ended before their first token, and why."""
+        return self._conversation.retries
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        return self
+
+    async def __anext__(self) -> Token:
+        try:
+            token = await self._conversation.next()
+        except asyncio.CancelledError:
+            self.cancel("the task that read the answer was cancelled")
+            raise
+        if token is None:
+            raise StopAsyncIteration
+        return token
+
+    async def complete(self) -> Answer:
+        """Reads to the end and returns the answer."""
+        async for _ in self:
+            pass
+        assert self._conversation.answer is not None  # `next` returned None, which it does only then
+        return self._conversation.answer
+
+    def cancel(self, reason: str = "cancelled by the user") -> None:
+        """Ends the request: the worker stops within one step. Harmless after the end."""
+        if not self._conversation.ended:
+            self._cancel(self._conversation.request_id, reason)
+
+    async def aclose(self) -> None:
+        """Cancels what still runs."""
+        self.cancel()
+
+    def __del__(self) -> None:
+        if not self._conversation.ended and not self._loop.is_closed():
+            request_id, cancel = self._conversation.request_id, self._cancel
+            self._loop.call_soon_threadsafe(cancel, request_id, "the answer is not read any more")
