@@ -185,7 +185,7 @@ class InferenceNode:
         self._telemetry = asyncio.create_task(self._watch_engine(), name="llama-gossip telemetry")
 
     def set_engine(self, engine: Engine | None) -> None:
-        """Serves `engine` from now on: the node owns it, and closes it at its own end. None: a client again."""
+        """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again."""
         if self._driver.bridge is not None:
             self._driver.bridge.close()
             self._driver.bridge = None

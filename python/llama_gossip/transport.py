@@ -70,7 +70,7 @@ def encode_ticket(ticket: Ticket) -> str:
 
 
 def decode_ticket(text: str) -> Ticket:
-    """Raises TicketError; its code is ticket_ and truncated, checksum, wrong_kind, newer_version or malformed."""
+    """Raises TicketError, code ticket_truncated, …_checksum, …_wrong_kind, …_newer_version or …_malformed."""
     try:
         secret, peers, network = _native.decode_ticket(text)
     except _native.TicketError as error:
@@ -147,7 +147,7 @@ class Transport:
         await self._operation(self._native.join(topic, [(bytes(i), list(a)) for i, a in bootstrap]))
 
     def broadcast(self, data: bytes, *, urgent: bool) -> bool:
-        """False: the outbound budget is spent, or the topic is not joined yet. The core sends its news again."""
+        """False: the outbound budget is spent or the topic not joined yet. The core sends its news again."""
         try:
             self._native.broadcast(data, urgent)
         except (_native.RateLimitedError, _native.NotJoinedError, _native.NodeClosedError):
