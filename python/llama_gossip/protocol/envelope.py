@@ -30,7 +30,6 @@ from llama_gossip.protocol.limits import (
     MAX_ASSIGN_BYTES,
     MAX_CONTROL_BYTES,
     MAX_TOPIC_BYTES,
-    MAX_U8,
     SIGNATURE_BYTES,
 )
 from llama_gossip.protocol.messages import (
@@ -185,8 +184,8 @@ class RawEnvelope:
 
 
 def split_envelope(data: bytes, cap: int) -> RawEnvelope:
-    """Raises only ProtocolError, code oversize | malformed | version | kind. The array must be exact and in its
-    shortest form, so that one message has one encoding; the head comes from the first 32 payload bytes."""
+    """Raises only ProtocolError, code oversize | malformed | version | kind. The array must be exact and in
+    its shortest form: one message, one encoding. The head comes from the first 32 bytes of the payload."""
     if len(data) > cap:
         raise ProtocolError(f"an envelope of {len(data)} bytes, at most {cap} are allowed", code="oversize")
     outer = OuterArray(data, elements=5)
@@ -225,6 +224,3 @@ def read_head(payload: bytes) -> Head:
     """boot, seq and ts out of the first 32 bytes, whatever their width. Raises only ProtocolError."""
     head = OuterArray(payload[:HEAD_BYTES], shortest=False, least=3, most=MAX_ARRAY)
     return Head(head.uint(), head.uint(), head.uint())
-
-
-assert max(Kind) <= MAX_U8  # a kind is one byte of the signed string

@@ -199,6 +199,8 @@ class FrameReader:
         outer = OuterArray(item, elements=3)
         kind, payload, signature = outer.uint8(), outer.binary(), outer.binary()
         outer.end()
+        if len(signature) != SIGNATURE_BYTES:
+            raise malformed("a signature of the wrong size")
         known = kind <= max(Kind)
         if known and kind not in self._allowed:
             raise ProtocolError(f"a frame of kind {kind} in this direction", code="kind")
@@ -241,6 +243,3 @@ def _read_n(payload: bytes) -> int:
 
 def _bad_signature(what: str) -> ProtocolError:
     return ProtocolError(f"the signature of a {what} is not its sender's", code="signature")
-
-
-assert SIGNATURE_BYTES == 64  # "sig bin64" in both forms

@@ -9,7 +9,6 @@ from llama_gossip.protocol.messages import Kind
 
 # --- numbers and fixed fields --------------------------------------------------------------------
 
-MAX_U8 = 2**8 - 1
 MAX_U32 = 2**32 - 1  # token ids and attempts: no vocabulary and no retry count is larger
 MAX_U64 = 2**64 - 1  # all other numbers: the largest msgpack unsigned integer
 KEY_BYTES = 32  # ed25519 and X25519 public keys
@@ -62,6 +61,7 @@ MAX_SIGNERS = 4_096  # windows of 128 B: half a megabyte at most
 KNOWN_SIGNERS_RESERVE = MAX_SIGNERS // 4  # minted keys can never crowd out the peers we know
 NEW_SIGNERS_PER_NEIGHBOUR = 64  # a minute: one neighbour needs most of an hour to fill the table
 NEW_SIGNERS_PERIOD_MS = 60_000
+MAX_SKEW_SAMPLES = 1_024  # signers whose clock is compared with ours: the median needs no more
 MAX_NEIGHBOURS = 256  # whose budgets are kept; the overlay has ten or so at a time
 
 GOSSIP_CAPS: dict[Kind, int] = {

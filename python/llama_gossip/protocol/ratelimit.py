@@ -1,0 +1,116 @@
+"""How much of each signer and of each neighbour is taken: token buckets on the monotonic clock.
+
+Laws: a bucket never holds more than its burst; the tables are bounded, and what they forget had refilled.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from llama_gossip.protocol.limits import MAX_NEIGHBOURS, MAX_SIGNERS
+from llama_gossip.protocol.messages import Kind, NodeId
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    per_s: float
+    burst: int
+
+
+SIGNER_RATES: dict[Kind, Rate] = {
+    Kind.ANNOUNCE: Rate(1, 5),  # a node announces every 15 s, and at once on changes >= 2 s apart
+    Kind.LEAVE: Rate(1, 5),  # PROTOCOL gives none; presence like Announce, so the same
+    Kind.REQUEST: Rate(2, 10),  # one for each model and round, rounds back off
+    Kind.CLAIM: Rate(5, 50),  # a busy network asks many questions
+}
+
+# One verification takes about 60 us: a neighbour can keep us busy for 3 % of one core.
+VERIFY_RATE = Rate(500, 1000)
+BAD_SIGNATURE_COST = 5  # verifications: junk uses the budget up five times as fast
+
+_SWEEP = 4  # idle buckets looked at with each use: the table shrinks faster than it can grow
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    mono_ms: int
+
+
+class Buckets(Generic[K]):
+    """One bucket a key. A key that is not there has a full bucket."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._buckets: OrderedDict[K, tuple[Rate, _Bucket]] = OrderedDict()  # the longest unused first
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def available(self, key: K, rate: Rate, mono_ms: int) -> float:
+        entry = self._buckets.get(key)
+        return rate.burst if entry is None else _level(rate, entry[1], mono_ms)
+
+    def take(self, key: K, rate: Rate, mono_ms: int, cost: int = 1) -> bool:
+        """True, and the cost is paid; or False, and nothing changes."""
+        level = self.available(key, rate, mono_ms)
+        if level < cost:
+            return False
+        if key not in self._buckets and not self._make_room(mono_ms):
+            return False
+        self._set(key, rate, level - cost, mono_ms)
+        return True
+
+    def charge(self, key: K, rate: Rate, mono_ms: int, cost: int) -> None:
+        """Takes the cost, or what is left of the bucket."""
+        if key in self._buckets or self._make_room(mono_ms):
+            self._set(key, rate, max(0.0, self.available(key, rate, mono_ms) - cost), mono_ms)
+
+    def _set(self, key: K, rate: Rate, tokens: float, mono_ms: int) -> None:
+        self._buckets[key] = (rate, _Bucket(tokens, mono_ms))
+        self._buckets.move_to_end(key)
+
+    def _make_room(self, mono_ms: int) -> bool:
+        """Drops the oldest buckets that have refilled: forgetting them changes nothing."""
+        for _ in range(_SWEEP):
+            if not self._buckets:
+                break
+            key, (rate, bucket) = next(iter(self._buckets.items()))
+            if _level(rate, bucket, mono_ms) < rate.burst:
+                break
+            del self._buckets[key]
+        return len(self._buckets) < self._most
+
+
+def _level(rate: Rate, bucket: _Bucket, mono_ms: int) -> float:
+    refilled = bucket.tokens + max(0, mono_ms - bucket.mono_ms) * rate.per_s / 1000
+    return min(float(rate.burst), refilled)
+
+
+class SignerRates:
+    """Messages of one signer, by kind."""
+
+    def __init__(self) -> None:
+        self._buckets: Buckets[tuple[NodeId, Kind]] = Buckets(MAX_SIGNERS * len(SIGNER_RATES))
+
+    def take(self, signer: NodeId, kind: Kind, mono_ms: int) -> bool:
+        return self._buckets.take((signer, kind), SIGNER_RATES[kind], mono_ms)
+
+
+class VerifyBudget:
+    """Verifications that one neighbour may cost us. Bad signatures are charged to whoever delivered them,
+    never to the name they carry."""
+
+    def __init__(self) -> None:
+        self._buckets: Buckets[NodeId] = Buckets(MAX_NEIGHBOURS)
+
+    def take(self, neighbour: NodeId, mono_ms: int) -> bool:
+        return self._buckets.take(neighbour, VERIFY_RATE, mono_ms)
+
+    def charge_bad_signature(self, neighbour: NodeId, mono_ms: int) -> None:
+        self._buckets.charge(neighbour, VERIFY_RATE, mono_ms, BAD_SIGNATURE_COST - 1)
