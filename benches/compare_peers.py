@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -80,7 +81,7 @@ async def sample(node: InferenceNode, peer: Peer, phase: str, tokens: int) -> Sa
     except LlamaGossipError as error:
         print(f"{peer.name}: {error}", file=sys.stderr)
         return None
-    gaps = tuple((late - early) * 1000 for early, late in zip(at_s, at_s[1:], strict=False))
+    gaps = tuple((late - early) * 1000 for early, late in itertools.pairwise(at_s))
     return Sample(peer.node_id, phase, (at_s[0] - submitted_s) * 1000, gaps)
 
 
