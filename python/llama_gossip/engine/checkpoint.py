@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from llama_gossip.errors import UsageError
 
-from . import tiny_random
+from . import models, tiny_random
 from .digest import ModelDigest
+from .hub_folder import read_folder
+from .loading import DTYPES, adds_bos, check_device, load_module, load_tokenizer, suitable_dtype, token_id
+from .models import ModelFolder
 from .progress import Progress, silent
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # our word: torch's
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,38 @@ def load_checkpoint(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}", hint="one of " + ", ".join(DTYPES))
     report = silent if progress is None else progress
+    check_device(device)
     if spec == tiny_random.NAME:
         return _tiny_random(device, dtype or "fp32")
-    raise NotImplementedError(spec, report)
+    folder = models.resolve(spec, models_dir, progress=report)
+    return _from_folder(folder, device, dtype, report)
+
+
+def _from_folder(folder: ModelFolder, device: str, dtype: str | None, progress: Progress) -> Checkpoint:
+    facts = read_folder(folder.path)
+    tokenizer = load_tokenizer(facts)
+    chosen = dtype or suitable_dtype(facts, device)
+    module = load_module(facts, device=device, dtype=DTYPES[chosen], progress=progress)
+    bos, eos = facts.special("bos"), facts.special("eos")
+    bos_id, eos_id = token_id(tokenizer, bos), token_id(tokenizer, eos)
+    return Checkpoint(
+        name=folder.name,
+        module=module,
+        tokenizer=tokenizer,
+        chat_template=facts.chat_template,
+        bos_token=bos,
+        eos_token=eos,
+        bos_id=bos_id,
+        eos_ids=facts.end_ids() or (() if eos_id is None else (eos_id,)),
+        add_bos=adds_bos(facts, tokenizer, bos_id),
+        context=facts.context,
+        digest=folder.digest,
+        quantisation=folder.quantisation,
+        source_dtype=folder.source_dtype,
+        dtype=chosen,
+        device=device,
+        parameters=facts.parameters,
+    )
 
 
 def _tiny_random(device: str, dtype: str) -> Checkpoint:

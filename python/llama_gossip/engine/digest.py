@@ -77,7 +77,7 @@ def digest_folder(
 
 
 def _shifted(progress: Progress, offset: int, total: int) -> Progress:
-    def report(stage: str, done: int, _total: int) -> None:
+    def report(stage: str, done: int, _total: int, /) -> None:
         progress(stage, offset + done, total)
 
     return report

@@ -11,10 +11,10 @@ from typing import Protocol
 class Progress(Protocol):
     """Called from the thread that does the work; it must return fast and never raise."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
         """`stage` is a word for people ("fetch", "check", "convert", "load"); `done` of `total` are in the
         stage's own unit (bytes, or tensors); total 0 means that nobody knows."""
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def silent(_stage: str, _done: int, _total: int, /) -> None:
     """Draws nothing."""

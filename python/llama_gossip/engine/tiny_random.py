@@ -97,7 +97,7 @@ def tokenizer() -> Tokenizer:
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable stand-in of each byte in byte-level vocabularies: Latin-1 where printable, else U+0100 on."""
+    """The printable stand-in of each byte in byte-level vocabularies: itself in Latin-1, else U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return {byte: chr(byte) if byte in printable else chr(next(spare)) for byte in range(BYTES)}

@@ -1,0 +1,125 @@
+"""Loading: from a checked folder to a module and a tokenizer in memory.
+
+The law: only the folder's own files are opened, no code of it runs, nothing is fetched; the module comes out in
+eval mode, without gradients, with every weight read once, and with rope frequencies in fp32 whatever its dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from llama_gossip.errors import ConfigError, ModelUnavailable
+
+from .hub_folder import COPY_HINT, HubFolder
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # our word: torch's
+FP32_PARAMETERS: Final = 200_000_000  # on a CPU, models up to here are fast and small enough in fp32
+PAGE_BYTES: Final = 4096  # one read in each page brings a mapped weight into memory
+
+
+def suitable_dtype(facts: HubFolder, device: str) -> str:
+    """fp32 for small models on a CPU (exact, and quick enough); else the stored half type; else bf16."""
+    if device == "cpu" and facts.parameters <= FP32_PARAMETERS:
+        return "fp32"
+    if device != "cpu" and facts.stored_dtype == "fp16":
+        return "fp16"
+    return "bf16"
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError for a device that torch does not have here."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"torch has no device {device!r} here", hint="use --device cpu") from error
+
+
+def load_module(facts: HubFolder, *, device: str, dtype: str, progress: Progress) -> Any:
+    """The transformers causal LM of the folder. Raises ModelUnavailable where it is none, or weights are missing."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _check_architecture(facts)
+    progress("load", 0, facts.parameters)
+    try:
+        module, report = AutoModelForCausalLM.from_pretrained(
+            str(facts.path),
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise _unusable(facts, _first_line(error)) from error
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if names := sorted(str(name) for name in report.get(kind, ())):
+            raise _unusable(facts, f"{len(names)} weights are {kind.removesuffix('_keys')}, {names[0]} first")
+    module = module.to(device).eval().requires_grad_(False)
+    _touch(module, facts.parameters, progress)
+    return module
+
+
+def _check_architecture(facts: HubFolder) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = facts.config.get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelUnavailable(
+            f"{facts.path} holds a model of type {kind!r}, which this transformers cannot run as a language model",
+            hint="upgrade transformers, or serve another model",
+        )
+
+
+def _touch(module: Any, total: int, progress: Progress) -> None:
+    """Reads one value of each page, so that the first request does not wait for the disk."""
+    done = 0
+    for weight in module.parameters():
+        weight.detach().reshape(-1)[:: max(1, PAGE_BYTES // weight.element_size())].sum().item()
+        done += weight.numel()
+        progress("load", min(done, total), total)
+    progress("load", total, total)
+
+
+def load_tokenizer(facts: HubFolder) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    file = facts.path / "tokenizer.json"
+    try:
+        made = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception for every broken file
+        raise ModelUnavailable(f"{file} is no tokenizer: {_first_line(error)}", hint=COPY_HINT) from error
+    made.no_truncation()  # a file may carry limits of somebody's training
+    made.no_padding()
+    return made
+
+
+def token_id(tokenizer: Tokenizer, text: str) -> int | None:
+    found: int | None = tokenizer.token_to_id(text) if text else None
+    return found
+
+
+def adds_bos(facts: HubFolder, tokenizer: Tokenizer, bos_id: int | None) -> bool:
+    """Whether raw text begins with BOS: as tokenizer_config says, else as tokenizer.json does."""
+    if bos_id is None:
+        return False
+    said = facts.tokenizer_config.get("add_bos_token")
+    if isinstance(said, bool):
+        return said
+    ids = tokenizer.encode("a", add_special_tokens=True).ids
+    return bool(ids) and ids[0] == bos_id
+
+
+def _unusable(facts: HubFolder, what: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{facts.path} cannot be loaded: {what}", hint=COPY_HINT)
+
+
+def _first_line(error: Exception) -> str:
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return "".join(char for char in text if char.isprintable())[:200]
