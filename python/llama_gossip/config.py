@@ -35,7 +35,7 @@ __all__ = [
 
 ENVIRONMENT_PREFIX = "LLAMA_GOSSIP_"
 MAX_U64 = 2**64 - 1
-MAX_STOPS = 4  # as many as the OpenAI API takes
+MAX_STOPS = 16  # as many as a submission takes
 MAX_CONFIG_BYTES = 1 << 20  # a config file beyond this is some other file
 
 REACHES = ("host",)  # what this version can do; the others come with their issue

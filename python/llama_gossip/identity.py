@@ -85,6 +85,26 @@ def _name_of_file(path: Path) -> str:
 # --- keys --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """A key that may be in use: what anybody may know of it."""
+
+    name: str
+    node_id: NodeId
+    path: Path
+
+
+def make_or_read_key(dirs: Directories, *, name: str | None = None, key_file: Path | None = None) -> KeyFile:
+    """The key of a name or a file, made when it is missing, not claimed. Raises as `claim_key`."""
+    if key_file is not None:
+        shown, path = name or _name_of_file(key_file), key_file
+    else:
+        ensure_private(dirs.keys)
+        shown = check_name(name or "")
+        path = key_path(dirs, shown)
+    return KeyFile(shown, node_id_of(_make_or_read(path, "key file")), path)
+
+
 def claim_key(dirs: Directories, *, name: str | None = None, key_file: Path | None = None) -> NodeKey:
     """Makes or reads a key and locks it. `key_file` names a file, `name` one of this user's keys; neither:
     the first of node-1, node-2, … that nobody uses. Raises KeyFileError, ConfigError, UsageError."""

@@ -45,7 +45,7 @@ def convert(
             case "list":
                 return _list(raw, spec)
     except ValueError as problem:
-        raise error(f"{where}: {problem}") from None
+        raise error(f"{where}: {problem}", hint=f"correct {where}, or leave it out") from None
 
 
 def _text(raw: object) -> str:

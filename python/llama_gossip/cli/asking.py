@@ -1,0 +1,78 @@
+"""Asking, as `client` and `hybrid` do it: a prompt in, tokens out as they come, the account at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llama_gossip.cli import events
+from llama_gossip.cli.output import one_line, short
+
+if TYPE_CHECKING:
+    from llama_gossip.answer import Answer
+    from llama_gossip.cli.output import Output
+    from llama_gossip.config import Config
+    from llama_gossip.generation import Generation
+    from llama_gossip.node import InferenceNode
+
+
+def start(node: InferenceNode, config: Config, prompt: str, model: str | None) -> Generation:
+    """Submits. Raises UsageError."""
+    return node.generate(
+        prompt,
+        model=model,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        seed=config.seed,
+        stop=config.stop,
+        ignore_eos=config.ignore_eos,
+        system=config.system,
+        raw=config.raw,
+        priority=config.priority,
+        deadline_s=config.deadline,
+        worker=config.worker,
+    )
+
+
+async def ask(node: InferenceNode, config: Config, output: Output, prompt: str, model: str | None) -> None:
+    """One prompt, answered or cancelled. Raises what `generate` raises."""
+    generation = start(node, config, prompt, model)
+    try:
+        async for token in generation:
+            output.event(events.Token(generation.request_id, token.index, token.token_id, token.text))
+            output.answer(token.text)
+    finally:
+        await generation.aclose()
+        output.answer_end()
+    if generation.answer is not None:
+        tell_answer(output, generation.answer, stats=config.stats)
+
+
+def tell_answer(output: Output, answer: Answer, *, stats: bool) -> None:
+    output.event(
+        events.Complete(
+            request_id=answer.request_id,
+            text=answer.text,
+            total_tokens=answer.usage.completion_tokens,
+            finish_reason=answer.finish_reason,
+            model=answer.model,
+            model_digest=answer.model_digest,
+            worker=answer.worker,
+            attempts=answer.attempts,
+            first_token_ms=answer.timings.first_token_ms,
+            tokens_per_s=answer.timings.tokens_per_s,
+            delivery=answer.delivery,
+            resume=answer.resume,
+            verified=answer.verified,
+        )
+    )
+    if not answer.verified:
+        output.warn("the signatures of this answer do not hold")
+    if stats:
+        held = "signatures hold" if answer.verified else "signatures do not hold"
+        output.account(
+            f"[{answer.usage.completion_tokens} tokens, first after {answer.timings.first_token_ms:.0f} ms, "
+            f"{answer.timings.tokens_per_s:.1f} tok/s, {one_line(answer.model)} on {short(answer.worker)}, "
+            f"{answer.delivery}, attempts {answer.attempts}, {answer.finish_reason}, {held}]"
+        )

@@ -1,0 +1,52 @@
+"""`llama-gossip hybrid`: a worker that also asks, one prompt a line of stdin."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llama_gossip.cli.events import Failure
+from llama_gossip.cli.options import COMMON, GENERATION, SERVING, options
+from llama_gossip.cli.session import Session
+from llama_gossip.cli.worker import MODEL_HELP
+from llama_gossip.errors import LlamaGossipError
+
+if TYPE_CHECKING:
+    from llama_gossip.engine.base import Engine
+    from llama_gossip.node import InferenceNode
+
+OPTIONS = tuple(dict.fromkeys((*COMMON, *SERVING, *GENERATION)))
+
+
+@click.command()
+@options(OPTIONS, model=MODEL_HELP)
+@click.pass_obj
+def hybrid(session: Session, /, **arguments: Any) -> int:
+    """Serve a model, and answer each line of stdin by the network.
+
+    Answers go to stdout, everything else to stderr. When stdin ends it goes on serving.
+    """
+    session.begin(arguments)
+    from llama_gossip.cli.serving import serve
+
+    async def beside(node: InferenceNode, engine: Engine) -> None:
+        await answer_lines(session, node, engine.info.model)
+
+    return asyncio.run(serve(session, "hybrid", beside=beside))
+
+
+async def answer_lines(session: Session, node: InferenceNode, model: str) -> None:
+    """One prompt after the other. A failed one is told, and the next is asked."""
+    from llama_gossip.cli.asking import ask
+    from llama_gossip.cli.prompts import line_prompt, stdin_lines
+
+    output = session.output
+    async for line in stdin_lines():
+        try:
+            if prompt := line_prompt(line):
+                await ask(node, session.config, output, prompt, model)
+        except LlamaGossipError as error:
+            output.failure(Failure(error.code, error.message, error.hint, error.exit_code))
+    output.say("the input has ended; serving goes on until Ctrl-C")

@@ -1,0 +1,134 @@
+"""Where a command's words go. The law: with --json stdout holds nothing but NDJSON; without it answers go to
+stdout and news to where the command wants them; what a peer said never moves a terminal's cursor."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+import unicodedata
+from typing import Literal, TextIO
+
+from llama_gossip.cli.events import SHORT_ID, CliEvent, Failure, as_object
+
+Mode = Literal["human", "json", "quiet"]
+
+
+JOINERS = "\u200c\u200d"  # harmless format characters that words of several scripts and emoji need
+UNSAFE = frozenset({"Cc", "Cf", "Cs"})  # control, format (turns of direction among them), surrogate
+
+
+def clean(text: str, *, keep: str = "\n\t") -> str:
+    """Without what could steer a terminal."""
+    allowed = keep + JOINERS
+    return "".join(c for c in text if c in allowed or unicodedata.category(c) not in UNSAFE)
+
+
+def one_line(text: str) -> str:
+    """For names and reasons, which belong on one line."""
+    return clean(text, keep="")
+
+
+def short(node_id: str) -> str:
+    return node_id[:SHORT_ID]
+
+
+def memory(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
+
+
+class Output:
+    """One command's output. `news` is the stream of human lines that are no answer."""
+
+    def __init__(self, mode: Mode = "human", *, color: bool = True, news: TextIO | None = None) -> None:
+        self.mode = mode
+        self.news = news if news is not None else sys.stderr
+        self.color = color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._line_open = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # a lone surrogate becomes \udXXX, which is right in JSON and readable elsewhere
+            encoding = "utf-8" if mode == "json" else sys.stdout.encoding
+            sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+
+    def for_json(self) -> Output:
+        return Output("json", color=self.color)
+
+    # --- programs ---
+
+    def event(self, event: CliEvent) -> None:
+        """Printed in JSON mode only; what people see is said by `say`, `answer` and `row`."""
+        if self.mode == "json":
+            print(json.dumps(as_object(event, time.time_ns() // 1_000_000), ensure_ascii=False), flush=True)  # noqa: T201
+
+    # --- people ---
+
+    def say(self, text: str = "", *, style: str = "") -> None:
+        """News, in human mode only."""
+        if self.mode == "human":
+            self._end_line()
+            self._print(text, self.news, style)
+
+    def row(self, text: str) -> None:
+        """A result that people asked for: also when quiet, never in JSON mode."""
+        if self.mode != "json":
+            self._print(text, sys.stdout)
+
+    def warn(self, text: str) -> None:
+        """Always, on stderr."""
+        self._end_line()
+        self._print(f"warning: {text}", sys.stderr, "yellow")
+
+    def answer(self, text: str) -> None:
+        """A piece of an answer, as it comes. A terminal gets it cleaned, a pipe as it is."""
+        if self.mode == "json" or not text:
+            return
+        shown = clean(text) if sys.stdout.isatty() else text
+        self._line_open = not text.endswith("\n")
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+
+    def account(self, text: str) -> None:
+        """What people asked to be told about an answer: on stderr, also when quiet."""
+        if self.mode != "json":
+            self._end_line()
+            self._print(text, sys.stderr, "dim")
+
+    def answer_end(self) -> None:
+        self._end_line()
+
+    def failure(self, failure: Failure) -> None:
+        """An error: one sentence and its remedy."""
+        if self.mode == "json":
+            self.event(failure)
+            return
+        self._end_line()
+        self._print(f"error: {one_line(failure.message)}", sys.stderr, "red")
+        if failure.hint:
+            self._print(f"  {one_line(failure.hint)}", sys.stderr)
+
+    def _end_line(self) -> None:
+        if self._line_open:
+            self._line_open = False
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def _print(self, text: str, stream: TextIO, style: str = "") -> None:
+        if style and self.color and stream.isatty():
+            text = f"{_STYLES[style]}{text}\x1b[0m"
+        stream.write(text + "\n")
+        stream.flush()
+
+
+_STYLES = {"green": "\x1b[32m", "yellow": "\x1b[1;33m", "red": "\x1b[31m", "dim": "\x1b[2m"}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Aligned columns, cells cleaned."""
+    cells = [head, *(tuple(one_line(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]

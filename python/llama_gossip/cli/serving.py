@@ -1,0 +1,136 @@
+"""Serving, as `worker` and `hybrid` do it. The law: claim and join at once (the others see a worker
+that loads), load, say ready, serve until told to stop, drain, leave."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, assert_never
+
+from llama_gossip import news
+from llama_gossip.cli import events
+from llama_gossip.cli.output import Output, memory, one_line, short
+from llama_gossip.cli.progress import progress_bars
+from llama_gossip.cli.session import Session
+from llama_gossip.cli.signals import SERVE_GRACE_S, Signals, in_own_thread
+
+if TYPE_CHECKING:
+    from llama_gossip.engine.base import Engine
+    from llama_gossip.node import InferenceNode
+
+DEFAULT_MODEL = "smollm2-135m"
+DRAIN_S = 10.0  # what a running answer is given to end
+
+Beside = Callable[["InferenceNode", "Engine"], Awaitable[None]]
+
+
+async def serve(session: Session, role: str, *, beside: Beside | None = None) -> int:
+    """Serves until INT or TERM. `beside` runs meanwhile (what `hybrid` asks) and is cancelled at the end."""
+    output = session.output
+    reason = "error"
+    with Signals(grace_s=SERVE_GRACE_S) as signals:
+        async with session.node() as node:
+            node.add_listener(lambda event: tell(output, event))
+            try:
+                reason = await _serve_until_stopped(session, role, node, signals, beside)
+            finally:
+                output.event(events.Shutdown(reason))
+    output.say(f"{node.name} has left")
+    return 0
+
+
+async def _serve_until_stopped(
+    session: Session, role: str, node: InferenceNode, signals: Signals, beside: Beside | None
+) -> str:
+    node.announce_loading()
+    await node.join()
+    engine = await signals.until_stopped(load(session))
+    if engine is None:
+        await node.shutdown(signals.reason)
+        session.output.event(events.Shutdown(signals.reason))
+        os._exit(0)  # the loading thread cannot be stopped, and dies badly with the interpreter
+    node.set_engine(engine)
+    say_ready(session, role, node, engine)
+    if beside is not None:
+        await signals.until_stopped(_as_coroutine(beside(node, engine)))
+    await signals.stopped.wait()
+    session.output.say(f"{signals.reason}: finishing what runs (again to stop at once)")
+    if not await node.drain(DRAIN_S, signals.reason):
+        session.output.say("some answers could not be finished in time")
+    return signals.reason
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work
+
+
+async def load(session: Session) -> Engine:
+    """The engine that the options name, loaded in a thread. Raises ModelUnavailable, EngineError."""
+    config = session.config
+
+    def work() -> Engine:
+        from llama_gossip.engine import load_engine
+
+        shown = session.output.mode != "quiet"
+        with progress_bars(shown=shown, color=session.output.color) as progress:
+            return load_engine(
+                config.model or DEFAULT_MODEL,
+                device=config.device,
+                dtype=config.dtype,
+                max_concurrent=config.max_concurrent,
+                progress=progress,
+            )
+
+    return await in_own_thread(work)
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def say_ready(session: Session, role: str, node: InferenceNode, engine: Engine) -> None:
+    """The ready line, what serves, and the next command."""
+    info, output, config = engine.info, session.output, session.config
+    ticket = node.ticket()
+    for note in info.notes:
+        output.warn(note)
+    output.event(
+        events.Ready(
+            node_id=node.node_id.hex(),
+            name=node.name,
+            role=role,
+            ticket=ticket,
+            models=(info.model,),
+            device=info.device,
+            reach=config.reach,
+        )
+    )
+    speed = f"about {info.tokens_per_s:.0f} tok/s" if info.tokens_per_s else "speed not measured yet"
+    size = memory(info.memory_bytes) if info.memory_bytes else "no weights"
+    output.say(f"{role} {node.name} is ready ({short(node.node_id.hex())})", style="green")
+    output.say(f"  model   {one_line(info.model)}, {info.dtype}, {size}, {info.max_concurrent} at once")
+    output.say(f"  device  {info.device} ({info.backend}), {speed}")
+    output.say(f'  next    llama-gossip client --join {shlex.quote(ticket)} "Hello"')
+    if not (config.join or config.network):
+        output.say('  here    llama-gossip client "Hello"  (same host and user: no ticket needed)')
+    output.say("  the ticket lets whoever holds it into your network: give it to people you trust")
+
+
+def tell(output: Output, event: news.NodeEvent) -> None:
+    """A node's news as an event and a line."""
+    match event:
+        case news.PeerUp():
+            models = ", ".join(map(one_line, event.models)) or event.role or "client"
+            output.event(events.PeerUp(event.node_id, event.name, event.models))
+            output.say(f"+ {one_line(event.name)} {short(event.node_id)}  {models}")
+        case news.PeerDown():
+            output.event(events.PeerDown(event.node_id, event.reason))
+            output.say(f"- {short(event.node_id)}  {one_line(event.reason)}")
+        case news.RequestAccepted():
+            output.event(events.Request(event.request_id, event.requester, event.model))
+            output.say(f"> {short(event.request_id)} from {short(event.requester)}  {one_line(event.model)}")
+        case news.RequestEnded():
+            output.event(events.RequestEnd(event.request_id, event.tokens, event.reason))
+            output.say(f"< {short(event.request_id)}  {event.tokens} tokens, {one_line(event.reason)}")
+        case _:
+            assert_never(event)
