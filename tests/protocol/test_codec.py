@@ -17,7 +17,6 @@ from tests.protocol.wire_samples import ENVELOPES, FRAMES, head
 from tests.protocol.wire_strategies import messages
 from tests.protocol.wire_tamper import SAMPLES, decode, refused
 
-
 # --- there and back ------------------------------------------------------------------------------
 
 
