@@ -145,7 +145,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def start(self, sink: Sink) -> None:
-        """Begins to work. `sink` is called from the engine's own thread, once a step, with that step's events."""
+        """Begins to work. `sink` is called from the engine's thread, once a step, with that step's events."""
 
     def submit(self, job: EngineJob) -> None: ...
 

@@ -1,0 +1,121 @@
+"""Devices: which one computes, in what precision, with how many threads, and how that is said honestly.
+
+The law: nothing is promised that is not there (a missing GPU is a loud note), nothing that the user set in
+the environment is overridden, and equal numerics ids mean equal arithmetic. torch is imported in functions.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llama_gossip.engine.noise import SAMPLER
+from llama_gossip.errors import UsageError
+from llama_gossip.protocol.messages import NumericsClass
+
+FP32_PARAMETERS: Final = 200_000_000  # on a CPU up to here fp32 is fast enough, and resumes exactly
+BUSY_LOAD_PER_CORE: Final = 0.5  # from here on, threads that spin between steps only steal time
+NVIDIA_SIGNS: Final = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # a GPU is expected where one exists
+CPU_WORDS: Final = ("AVX512", "AVX2")  # what MKL and ATen call the kernel classes whose results are pinned
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    device: str  # as torch takes it
+    label: str  # for people
+    notes: tuple[str, ...] = ()
+
+
+def prepare_environment() -> None:
+    """Defaults that count only if they are there before torch loads; what the user set stays."""
+    if "torch" in sys.modules:
+        return
+    if os.getloadavg()[0] > BUSY_LOAD_PER_CORE * cpu_count():
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    mode = _cpu_mode()
+    if mode:  # one code path whatever the alignment: faster here, and the base of exact continuation
+        os.environ.setdefault("MKL_CBWR", f"{mode},STRICT")
+
+
+def _cpu_mode() -> str | None:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return None
+    wanted = {"AVX512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, "AVX2": {"avx2"}}
+    return next((word for word in CPU_WORDS if wanted[word] <= set(flags)), None)
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def place(asked: str | None) -> Placement:
+    """The device for `asked` ("cpu", "cuda", "cuda:1", None: the best). A GPU that is missing is noted."""
+    import torch
+
+    if asked is not None and asked != "cpu" and not asked.startswith("cuda"):
+        raise UsageError(f"unknown device {asked!r}", hint="cpu, cuda or cuda:N")
+    if asked == "cpu":
+        return Placement("cpu", cpu_label())
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = _cuda_number(asked)
+    if number < available:
+        name = torch.cuda.get_device_properties(number).name
+        return Placement(f"cuda:{number}", f"cuda:{number} {name}")
+    return Placement("cpu", cpu_label(), _cuda_missing(asked, available))
+
+
+def _cuda_number(asked: str | None) -> int:
+    text = (asked or "cuda").removeprefix("cuda").removeprefix(":")
+    if text and not text.isdigit():
+        raise UsageError(f"unknown device {asked!r}", hint="cpu, cuda or cuda:N")
+    return int(text or 0)
+
+
+def _cuda_missing(asked: str | None, available: int) -> tuple[str, ...]:
+    if asked is not None:
+        return (f"CUDA WAS ASKED FOR ({asked}) BUT torch sees {available} such devices: running on the CPU",)
+    if any(Path(sign).exists() for sign in NVIDIA_SIGNS):
+        return ("THIS MACHINE HAS AN NVIDIA GPU BUT torch cannot use it: running on the CPU",)
+    return ()
+
+
+def cpu_label() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f"cpu {name}"
+
+
+def default_dtype(device: str, parameters: int) -> str:
+    """ "bf16" on CUDA, "fp32" on a CPU for small models (exact resumes, fast enough), else "bf16"."""
+    if device.startswith("cuda"):
+        return "bf16"
+    return "fp32" if parameters <= FP32_PARAMETERS else "bf16"
+
+
+def numerics(dtype: str, device: str, quantisation: str) -> tuple[str, NumericsClass]:
+    """The id and class of unbatched steps in this precision.
+
+    fp32 held across CPU classes and thread counts in every trial, so its id names no kernels; other
+    precisions are another arithmetic on every kernel class and are never called exact.
+    """
+    import torch
+
+    place_word = (
+        "cpu" if device == "cpu" else f"sm{''.join(map(str, torch.cuda.get_device_capability(device)))}"
+    )
+    parts = [SAMPLER, dtype, place_word, quantisation]
+    if dtype == "fp32":
+        return "-".join(parts), NumericsClass.FP32
+    if device == "cpu":
+        parts += [torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR", "any")]
+    return "-".join(parts), NumericsClass.FAST
