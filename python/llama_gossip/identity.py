@@ -200,7 +200,7 @@ def _read_secret(path: Path, what: str) -> bytes:
         raise KeyFileError(
             f"cannot read the {what} {path}: {error.strerror}", hint=f"it must be yours: chmod 600 {path}"
         ) from error
-    with os.fdopen(fd, "rb") as stream:
+    try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise KeyFileError(f"the {what} {path} is no regular file", hint="name a file of 32 random bytes")
@@ -209,7 +209,11 @@ def _read_secret(path: Path, what: str) -> bytes:
                 f"others can read or write the {what} {path} (mode {stat.S_IMODE(mode):04o})",
                 hint=f"run: chmod 600 {path}",
             )
-        content = stream.read(SECRET_BYTES + 1)
+        content = os.read(fd, SECRET_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(f"cannot read the {what} {path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
     if len(content) != SECRET_BYTES:
         size = "more" if len(content) > SECRET_BYTES else str(len(content))
         raise KeyFileError(
