@@ -137,7 +137,7 @@ def _add_special(made: Tokenizer, metadata: Mapping[str, Value], tokens: list[st
 
 
 def special_text(metadata: Mapping[str, Value], role: str) -> tuple[int, str] | None:
-    """Id and text of the "bos", "eos", "eot", "eom", "unknown" or "padding" token; None where there is none."""
+    """Id and text of the "bos", "eos", "eot", "eom", "unknown" or "padding" token, if there is one."""
     tokens = _texts(metadata, "tokenizer.ggml.tokens")
     index = metadata.get(f"tokenizer.ggml.{role}_token_id")
     if index is None or index == 0xFFFFFFFF:  # ggml's way to say none

@@ -176,7 +176,7 @@ def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
 
 
 def _template(path: Path, tokenizer_config: dict[str, Any]) -> str | None:
-    """The chat template: a file of its own in newer folders, a value of tokenizer_config.json in older ones."""
+    """The chat template: a file of its own in newer folders, in tokenizer_config.json in older ones."""
     file = path / "chat_template.jinja"
     if file.is_file():
         try:

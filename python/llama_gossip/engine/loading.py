@@ -1,11 +1,13 @@
 """Loading: from a checked folder to a module and a tokenizer in memory.
 
-The law: only the folder's own files are opened, no code of it runs, nothing is fetched; the module comes out in
-eval mode, without gradients, with every weight read once, and with rope frequencies in fp32 whatever its dtype.
+The law: only the folder's own files are opened, no code of it runs, nothing is fetched; the module comes out
+in eval mode, without gradients, with every weight read once, and with fp32 rope frequencies in any dtype.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from llama_gossip.errors import ConfigError, ModelUnavailable
@@ -41,21 +43,22 @@ def check_device(device: str) -> None:
 
 
 def load_module(facts: HubFolder, *, device: str, dtype: str, progress: Progress) -> Any:
-    """The transformers causal LM of the folder. Raises ModelUnavailable where it is none, or weights are missing."""
+    """The folder's transformers causal LM. Raises ModelUnavailable where it is none, or lacks weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
     _check_architecture(facts)
     progress("load", 0, facts.parameters)
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            str(facts.path),
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _quiet():
+            module, report = AutoModelForCausalLM.from_pretrained(
+                str(facts.path),
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise _unusable(facts, _first_line(error)) from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
@@ -66,13 +69,29 @@ def load_module(facts: HubFolder, *, device: str, dtype: str, progress: Progress
     return module
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library's own bar would draw over ours, and its load report repeats what we raise."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _check_architecture(facts: HubFolder) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = facts.config.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelUnavailable(
-            f"{facts.path} holds a model of type {kind!r}, which this transformers cannot run as a language model",
+            f"{facts.path} holds a model of type {kind!r}, which cannot be run here",
             hint="upgrade transformers, or serve another model",
         )
 

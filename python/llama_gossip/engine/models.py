@@ -211,7 +211,7 @@ def _is_path(spec: str) -> bool:
 
 
 def _filled(name: str, where: Path, repository: str) -> Path | None:
-    """A folder of this name in the models directory, else the repository's newest snapshot in the hub's cache."""
+    """The folder of this name in the models directory, else the newest snapshot in the hub's cache."""
     if ".." not in name and (where / name / "config.json").is_file():
         return where / name
     return _hub_snapshot(repository) if HUB_ID.fullmatch(repository) else None

@@ -1,7 +1,7 @@
 """Storage: how files come into the models directory so that nobody ever meets a half-made one.
 
-The law: work happens in a temporary folder on the same filesystem, is flushed to the disk, and appears under its
-name by one rename, while a lock keeps other processes from doing the same work. A process killed at any
+The law: work happens in a temporary folder on the same filesystem, is flushed to the disk, and appears under
+its name by one rename, while a lock keeps other processes from doing the same work. A process killed at any
 instant leaves only a temporary folder, which the next holder of the lock removes.
 """
 
@@ -24,12 +24,13 @@ from .progress import Progress
 
 LOCK_WAIT_S: Final = 3600.0  # the longest fetch and conversion worth waiting for
 LOCK_POLL_S: Final = 0.2  # how soon a waiting process sees that the other is done
+SPACE_HINT: Final = "free space there, or name a folder on another disk with LLAMA_GOSSIP_MODELS"
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or file size limit reached
 
 
 @contextmanager
 def locked(folder: Path, name: str, progress: Progress) -> Iterator[None]:
-    """Holds the lock `name` of a models directory, alone among all processes, and clears what a dead one left."""
+    """Holds the lock `name` of a folder, alone among all processes, and clears what a dead one left."""
     with storing(folder, f"prepare {name}"):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -113,7 +114,7 @@ def cannot_store(folder: Path, what: str, error: OSError) -> LlamaGossipError:
 def disk_full(folder: Path, what: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"cannot {what}: the disk of {folder} is full",
-        hint="free space there, or name a folder on another disk with LLAMA_GOSSIP_MODELS; nothing half-made is kept",
+        hint=SPACE_HINT,
         code="disk_full",
     )
 
@@ -124,6 +125,6 @@ def need_space(folder: Path, size: int, what: str) -> None:
     if free < size:
         raise ModelUnavailable(
             f"cannot {what}: it needs {size >> 20} MiB and the disk of {folder} has {free >> 20} MiB free",
-            hint="free space there, or name a folder on another disk with LLAMA_GOSSIP_MODELS",
+            hint=SPACE_HINT,
             code="disk_full",
         )
