@@ -125,9 +125,11 @@ class ModelRow:
 
     event: ClassVar[str] = "model"
     name: str
-    present: bool
+    title: str
+    state: str  # ready | fetchable | missing | built_in | folder
+    licence: str
     path: str
-    about: str
+    default: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from llama_gossip.cli.groups import SuggestingGroup
 from llama_gossip.errors import LlamaGossipError, UsageError
 
 PROGRAM = "llama-gossip"
@@ -28,7 +29,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells see it of every program whose read
 INTERRUPTED, TERMINATED = 130, 143
 
 
-class Commands(click.Group):
+class Commands(SuggestingGroup):
     """A group whose commands live in modules of their own, imported on call: --help stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -41,24 +42,9 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            raise UsageError(f"there is no command {name!r}", hint=_nearest_command(name))
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-
-def _nearest_command(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
