@@ -82,7 +82,7 @@ def _from_folder(folder: ModelFolder, device: str, dtype: str | None, progress: 
     facts = read_folder(folder.path)
     tokenizer = load_tokenizer(facts)
     chosen = dtype or suitable_dtype(facts, device)
-    module = load_module(facts, device=device, dtype=DTYPES[chosen], progress=progress)
+    module, notes = load_module(facts, device=device, dtype=DTYPES[chosen], progress=progress)
     bos, eos = facts.special("bos"), facts.special("eos")
     bos_id, eos_id = token_id(tokenizer, bos), token_id(tokenizer, eos)
     return Checkpoint(
@@ -102,6 +102,7 @@ def _from_folder(folder: ModelFolder, device: str, dtype: str | None, progress: 
         dtype=chosen,
         device=device,
         parameters=facts.parameters,
+        notes=notes,
     )
 
 

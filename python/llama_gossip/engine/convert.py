@@ -23,7 +23,7 @@ from .gguf_llama import LlamaShape, hub_config, hub_name, in_hub_order, is_tied,
 from .gguf_reader import GgufFile
 from .gguf_tokenizer import build_tokenizer, special_text
 from .progress import Progress
-from .storage import flush, locked, need_space, partial_folder, publish, storing
+from .storage import flush, locked, need_space, partial_folder, publish, reading, storing
 
 CONVERTER_VERSION: Final = 1  # raise it when the same source would give other weights, tokens or template
 MANIFEST: Final = "llama-gossip.json"
@@ -56,7 +56,8 @@ def converted(
     source: Path, models_dir: Path, *, cache: DigestCache, verify: bool, progress: Progress
 ) -> Converted:
     """The converted folder of a GGUF file, made now where there is none. Other processes wait."""
-    sha256 = cache.sha256(source, verify=verify, progress=progress)
+    with reading(source):
+        sha256 = cache.sha256(source, verify=verify, progress=progress)
     cache.save()
     name = f"{sha256[:32]}-v{CONVERTER_VERSION}"
     parent = models_dir / FOLDER
@@ -67,6 +68,8 @@ def converted(
             return found
         with partial_folder(parent, name) as made, storing(parent, f"convert {source.name}"):
             _convert(source, sha256, made, progress)
+            if cache.sha256(source) != sha256:
+                raise ModelUnavailable(f"{source} changed while it was converted", hint="start again")
             publish(made, parent / name)
     found = _existing(parent / name, sha256, cache, verify=False)
     cache.save()
@@ -102,7 +105,7 @@ def _convert(source: Path, sha256: str, folder: Path, progress: Progress) -> Non
     weights = sum(math.prod(tensor.shape) for tensor in file.tensors.values()) * 4
     need_space(folder, weights + SPARE_BYTES, f"convert {source.name}")
     _write_weights(file, shape, folder / "model.safetensors", progress)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     words = _special_words(file)
     _write_json(folder / "config.json", hub_config(file, shape) | words.ids)
     _write_json(folder / "generation_config.json", words.ids | {"eos_token_id": words.end_ids})
@@ -115,6 +118,8 @@ def _convert(source: Path, sha256: str, folder: Path, progress: Progress) -> Non
 
 
 def _write_weights(file: GgufFile, shape: LlamaShape, target: Path, progress: Progress) -> None:
+    import numpy as np
+
     tensors = [file.tensors[name] for name in shape.expected(tied=is_tied(file))]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -132,8 +137,8 @@ def _write_weights(file: GgufFile, shape: LlamaShape, target: Path, progress: Pr
     with target.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
-            values = in_hub_order(tensor.name, file.values(tensor), shape)
-            done += out.write(values.astype("<f4", copy=False).tobytes())
+            values = np.ascontiguousarray(in_hub_order(tensor.name, file.values(tensor), shape), dtype="<f4")
+            done += out.write(values.data.cast("B"))
             progress("convert", done, end)
         out.flush()
         os.fsync(out.fileno())

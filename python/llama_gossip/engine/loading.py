@@ -42,8 +42,13 @@ def check_device(device: str) -> None:
         raise ConfigError(f"torch has no device {device!r} here", hint="use --device cpu") from error
 
 
-def load_module(facts: HubFolder, *, device: str, dtype: str, progress: Progress) -> Any:
-    """The folder's transformers causal LM. Raises ModelUnavailable where it is none, or lacks weights."""
+def load_module(
+    facts: HubFolder, *, device: str, dtype: str, progress: Progress
+) -> tuple[Any, tuple[str, ...]]:
+    """The folder's transformers causal LM, and notes for the user.
+
+    Raises ModelUnavailable where the folder is no such model, or lacks weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -61,12 +66,13 @@ def load_module(facts: HubFolder, *, device: str, dtype: str, progress: Progress
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise _unusable(facts, _first_line(error)) from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(str(name) for name in report.get(kind, ())):
-            raise _unusable(facts, f"{len(names)} weights are {kind.removesuffix('_keys')}, {names[0]} first")
+    for kind in ("missing", "mismatched"):
+        if names := sorted(str(name) for name in report.get(f"{kind}_keys", ())):
+            raise _unusable(facts, f"{len(names)} weights are {kind}, {names[0]} first")
     module = module.to(device).eval().requires_grad_(False)
     _touch(module, facts.parameters, progress)
-    return module
+    unused = len(report.get("unexpected_keys", ()))
+    return module, ((f"{unused} stored weights are no part of the model and stay unused",) if unused else ())
 
 
 @contextmanager

@@ -23,9 +23,11 @@ from .digest import DigestCache, ModelDigest, digest_folder
 from .fetch import ensure_file, packaged_file
 from .hub_folder import read_folder
 from .progress import Progress, silent
+from .storage import reading
 
 DIGESTS: Final = "digests.json"
 NAME_BYTES: Final = 40  # a model name's room in an Announce
+PART_CHARS: Final = 200  # of a path between two slashes; filesystems allow 255 bytes
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -143,12 +145,14 @@ class _Finder:
     def find(self, spec: str) -> ModelFolder:
         if entry := CATALOGUE.get(spec):
             return self.catalogued(entry)
-        local = Path(spec).expanduser() if spec.isprintable() and spec else None
-        if local is not None and spec.endswith(".gguf"):
+        local = _as_path(spec)
+        if local is None:
+            raise self.unknown(spec)
+        if spec.endswith(".gguf"):
             return self.gguf(local if local.exists() else self.where / spec, _short(local.stem))
-        if local is not None and (_is_path(spec) or local.is_dir()):
+        if _is_path(spec) or local.is_dir():
             return self.folder(local, _short(local.resolve().name))
-        if local is not None and (found := _filled(spec, self.where, spec)):
+        if found := _filled(spec, self.where, spec):
             return self.folder(found, _short(spec))
         raise self.unknown(spec)
 
@@ -183,9 +187,10 @@ class _Finder:
         return ModelFolder(name, made.path, made.digest, made.quantisation, made.source_dtype, file)
 
     def folder(self, path: Path, name: str) -> ModelFolder:
-        facts = read_folder(path)
-        digest = digest_folder(path, cache=self.cache, verify=self.verify, progress=self.progress)
-        return ModelFolder(name, path, digest, facts.quantisation, facts.stored_dtype, path)
+        with reading(path):
+            facts = read_folder(path)
+            digest = digest_folder(path, cache=self.cache, verify=self.verify, progress=self.progress)
+        return ModelFolder(name, path, digest, "none", facts.stored_dtype, path)
 
     def unknown(self, spec: str) -> ModelUnavailable:
         shown = "".join(char for char in spec if char.isprintable())[:80]
@@ -204,6 +209,16 @@ def _not_here(name: str, folder: Path, repository: str) -> ModelUnavailable:
         f"the weights of {name} are not on this machine",
         hint=f"put config.json, tokenizer.json and *.safetensors of {repository} into {folder}",
     )
+
+
+def _as_path(spec: str) -> Path | None:
+    """None for what no filesystem has: an address, control characters, a part that is too long."""
+    if not spec or not spec.isprintable() or "://" in spec or max(map(len, spec.split("/"))) > PART_CHARS:
+        return None
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError:  # ~somebody who is not here
+        return None
 
 
 def _is_path(spec: str) -> bool:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -84,10 +84,10 @@ def publish(made: Path, final: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """To the disk, as far as the filesystem can."""
+    """To the disk; a folder as far as its filesystem can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some filesystems refuse it for folders
+        with suppress(OSError) if path.is_dir() else nullcontext():
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -100,6 +100,18 @@ def storing(folder: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_store(folder, what, error) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an operating system's refusal to read a file or folder of a model into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelUnavailable(
+            f"cannot read {path}: {(error.strerror or str(error)).lower()}",
+            hint="check the path and its permissions",
+        ) from error
 
 
 def cannot_store(folder: Path, what: str, error: OSError) -> LlamaGossipError:
