@@ -1,0 +1,42 @@
+"""Engines for the tests of this folder: one of each kind, and one shared by the tests that leave it idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from llama_gossip.engine.base import Engine
+from llama_gossip.engine.scripted import Script, ScriptedEngine
+from tests.engine.driving import Collector, Subject, started
+
+
+def scripted_subject() -> Subject:
+    script = Script(delay_ms=1.0, prefill_chunk=256, context=4096)  # slow enough to be caught at work
+    return Subject("scripted", lambda rows: ScriptedEngine(script, max_concurrent=rows), 256)
+
+
+def torch_subject() -> Subject:
+    from llama_gossip.engine.checkpoint import load_checkpoint
+    from llama_gossip.engine.torch_engine import TorchEngine
+
+    checkpoint = load_checkpoint("tiny-random", device="cpu", dtype="fp32")
+    return Subject("torch", lambda rows: TorchEngine(checkpoint, max_concurrent=rows, threads=1), 259)
+
+
+@pytest.fixture(scope="session", params=["scripted", "torch"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return scripted_subject() if request.param == "scripted" else torch_subject()
+
+
+@pytest.fixture(scope="module")
+def shared(subject: Subject) -> Iterator[tuple[Engine, Collector]]:
+    engine = subject.make(8)
+    with started(engine) as collector:
+        yield engine, collector
+
+
+@pytest.fixture(scope="module")
+def ids(subject: Subject) -> Iterator[int]:
+    """Job ids for the shared engine."""
+    return iter(range(1, 1_000_000))
