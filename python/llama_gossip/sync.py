@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -44,10 +44,13 @@ class SyncGeneration:
 
     def __iter__(self) -> Iterator[Token]:
         try:
-            while (token := self._node._run(anext(self._generation, None))) is not None:
+            while (token := self._node._run(self._next())) is not None:
                 yield token
         finally:
             self._node._call(self._generation.cancel)
+
+    async def _next(self) -> Token | None:
+        return await anext(self._generation, None)
 
     def complete(self) -> Answer:
         """Reads to the end and returns the answer."""
@@ -122,22 +125,17 @@ class SyncNode:
             )
         return self._node
 
-    def _run(self, work: Coroutine[Any, Any, T] | Any, timeout_s: float | None = None) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Runs `work` on the node's loop. An interrupt while waiting cancels `work`, then goes on its way."""
-
-        async def awaited() -> T:
-            result: T = await work
-            return result
-
-        future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout_s)
         except BaseException:
             future.cancel()
             raise
 
-    def _call(self, function: Any) -> Any:
-        async def called() -> Any:
+    def _call(self, function: Callable[[], T]) -> T:
+        async def called() -> T:
             return function()
 
         return self._run(called())
