@@ -81,9 +81,11 @@ def main(arguments: list[str]) -> int:
     if _json_wanted(arguments):
         session.output = session.output.for_json()
     try:
-        code: Any = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=session)
+        # Not cli.main(): that turns a reader that has gone into an exit code of its own.
+        with cli.make_context(PROGRAM, arguments, obj=session) as context:
+            code: Any = cli.invoke(context)
     except BaseException as error:  # noqa: BLE001  the last line of defence, it explains every one
-        if debugging():
+        if debugging() and not isinstance(error, click.exceptions.Exit):
             traceback.print_exc()
         return _explain(error, session)
     return code if isinstance(code, int) else 0
@@ -105,8 +107,13 @@ def _explain(error: BaseException, session: Any) -> int:
             return BROKEN_PIPE
         case KeyboardInterrupt() | click.Abort():
             return INTERRUPTED
+        case click.exceptions.Exit():
+            return error.exit_code
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
         case LlamaGossipError():
             known = error
         case click.ClickException():
