@@ -17,7 +17,9 @@ Mode = Literal["human", "json", "quiet"]
 
 
 JOINERS = "\u200c\u200d"  # harmless format characters that words of several scripts and emoji need
-UNSAFE = frozenset({"Cc", "Cf", "Cs"})  # control, format (turns of direction among them), surrogate
+UNSAFE = frozenset(
+    {"Cc", "Cf", "Cs", "Zl", "Zp"}
+)  # control, format (turns of direction), surrogate, line ends
 
 
 def clean(text: str, *, keep: str = "\n\t") -> str:
