@@ -201,6 +201,7 @@ pub async fn join(core: Arc<Core>, topic: TopicId, bootstrap: Vec<EndpointId>) -
     known.retain(|node| *node != core.id && core.peers.is_allowed(node) && seen.insert(*node));
     known.truncate(MAX_START_DIALS);
     let reached = reset_dial(&core, known).await;
+    core.peers.gossip_open.store(true, Ordering::Relaxed);
     let options = JoinOptions { bootstrap: reached, subscription_capacity: SUBSCRIPTION_CAPACITY };
     let (sender, receiver) = core
         .gossip()?

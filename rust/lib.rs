@@ -71,6 +71,8 @@ mod _native {
         ] {
             module.add(name, number)?;
         }
+        // The stub is the list of what is public; a second one would only differ some day.
+        module.dict().del_item("__all__")?;
         let py = module.py();
         py.import("atexit")?.call_method1("register", (wrap_pyfunction!(runtime::at_exit, py)?,))?;
         #[cfg(feature = "log")]

@@ -16,7 +16,7 @@ use tokio::{task::JoinSet, time};
 
 use crate::{core::Core, gossip::ACTIVE_VIEW};
 
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(500);
 /// In larger networks HyParView fills the view by itself, and joining evicts somebody else's
 /// neighbour: insisting on a full view would never come to rest.
 const ENOUGH: usize = 5;
@@ -25,13 +25,15 @@ const REPAIRS: usize = 4;
 const DIAL: Duration = Duration::from_secs(3);
 /// Between closing and dialling, so that iroh-gossip sees the end of the old connection first.
 const SETTLE: Duration = Duration::from_millis(50);
+/// Within this the answer to a Join makes the peer a neighbour.
+const ANSWER: Duration = Duration::from_millis(600);
 /// The back-off of a peer, and how long it must stay a neighbour to earn a fresh one.
 const BACKOFF_MIN: Duration = Duration::from_secs(3);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_secs(10);
 /// Both sides miss each other at once. The one with the smaller id repairs first; the other waits
 /// longer, or each would close what the other has just built.
-const GRACE_FIRST: Duration = Duration::from_millis(500);
+const GRACE_FIRST: Duration = Duration::from_millis(300);
 const GRACE_SECOND: Duration = Duration::from_millis(2000);
 /// A gossip connection that a peer has just opened gets this long to make it a neighbour.
 const INBOUND_GRACE: Duration = Duration::from_secs(2);
@@ -120,18 +122,40 @@ async fn repair_all(core: &Arc<Core>, sender: &GossipSender, nodes: Vec<Endpoint
     while repairs.join_next().await.is_some() {}
 }
 
+/// Two rounds: the peer clears what it remembers of us when the connection closes that it held for
+/// our newest. Where that was not ours to close, the first round gives it one that the second closes.
 async fn repair(core: &Core, sender: &GossipSender, node: EndpointId) {
+    for _ in 0..2 {
+        if !reconnect(core, sender, node).await {
+            return;
+        }
+        let deadline = Instant::now() + ANSWER;
+        while Instant::now() < deadline {
+            time::sleep(SETTLE).await;
+            if core.topic.is_neighbor(&node) {
+                return;
+            }
+        }
+    }
+}
+
+async fn reconnect(core: &Core, sender: &GossipSender, node: EndpointId) -> bool {
     let counters = &core.topic.counters;
     counters.redials.fetch_add(1, Ordering::Relaxed);
     if core.peers.close_gossip(&node, b"rejoin") > 0 {
         time::sleep(SETTLE).await;
     }
-    let Ok(endpoint) = core.endpoint().await else { return };
-    let Ok(Ok(connection)) = time::timeout(DIAL, endpoint.connect(node, GOSSIP_ALPN)).await else { return };
-    let Ok(gossip) = core.gossip() else { return };
-    if gossip.handle_connection(connection).await.is_ok() && sender.join_peers(vec![node]).await.is_ok() {
+    let Ok(endpoint) = core.endpoint().await else { return false };
+    let Ok(Ok(connection)) = time::timeout(DIAL, endpoint.connect(node, GOSSIP_ALPN)).await else {
+        return false;
+    };
+    let Ok(gossip) = core.gossip() else { return false };
+    let joined =
+        gossip.handle_connection(connection).await.is_ok() && sender.join_peers(vec![node]).await.is_ok();
+    if joined {
         counters.rejoins.fetch_add(1, Ordering::Relaxed);
     }
+    joined
 }
 
 /// The cure for a mute outbound side: all gossip connections anew.

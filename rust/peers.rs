@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -58,6 +58,10 @@ pub struct Peers {
     allowlist: RwLock<Option<HashSet<EndpointId>>>,
     tracked: Mutex<HashMap<EndpointId, Vec<Tracked>>>,
     pub refused: AtomicU64,
+    /// Gossip connections are taken in. Not before the reset dial of `join` is over: iroh-gossip would
+    /// send our Join over a connection that the peer's side has already replaced, and the peer's
+    /// answer would go to the replacement that the reset has just closed (seen: half a neighbour).
+    pub gossip_open: AtomicBool,
 }
 
 impl Peers {
@@ -149,6 +153,9 @@ impl Peers {
         }
         let gossip = connection.alpn() == GOSSIP_ALPN;
         let inbound = connection.side() == Side::Server;
+        if gossip && inbound && !self.gossip_open.load(Ordering::Relaxed) {
+            return AfterHandshakeOutcome::Reject { error_code: CODE_BUSY, reason: b"not joined".to_vec() };
+        }
         let mut tracked = lock(&self.tracked);
         if gossip && inbound {
             let count: usize = tracked

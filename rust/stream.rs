@@ -279,11 +279,12 @@ impl Streams {
 
     /// The connection is gone: both sides end, and the application hears of it once.
     pub fn lost(&self, core: &Core, stream: &Arc<Stream>, reason: String) {
-        if stream.lose() {
-            core.queue.push(Event::Lost(stream.clone(), reason));
-        }
+        let first = stream.lose();
         self.end_out(stream);
         self.end_in(stream);
+        if first {
+            core.queue.push(Event::Lost(stream.clone(), reason));
+        }
     }
 
     pub fn write(&self, id: u64, data: Bytes) -> Result<bool, Error> {

@@ -61,8 +61,9 @@ pub async fn write(core: Arc<Core>, stream: Arc<Stream>, mut send: Sender) {
     match end {
         Some(End::Done) => core.streams.end_out(&stream),
         Some(End::Stopped(code)) => {
-            core.queue.push(Event::Stopped(stream.clone(), code));
+            // Ended before it is said, so that whoever hears it finds writes failing.
             core.streams.end_out(&stream);
+            core.queue.push(Event::Stopped(stream.clone(), code));
         }
         // The reader may still have data to deliver and reports the loss after it.
         Some(End::Lost(_)) if !stream.in_ended() => core.streams.end_out(&stream),
@@ -77,6 +78,7 @@ async fn write_all(core: &Core, stream: &Arc<Stream>, send: &mut Sender) -> End 
     let stop_end = |outcome: Result<Option<VarInt>, StoppedError>| match outcome {
         Ok(Some(code)) => End::Stopped(code.into_inner()),
         Ok(None) => End::Done,
+        Err(StoppedError::ConnectionLost(error)) => End::Lost(error.to_string()),
         Err(error) => End::Lost(error.to_string()),
     };
     loop {
@@ -100,6 +102,7 @@ async fn write_all(core: &Core, stream: &Arc<Stream>, send: &mut Sender) -> End 
                         }
                     }
                     Err(WriteError::Stopped(code)) => return End::Stopped(code.into_inner()),
+                    Err(WriteError::ConnectionLost(error)) => return End::Lost(error.to_string()),
                     Err(error) => return End::Lost(error.to_string()),
                 }
             }
@@ -137,10 +140,10 @@ pub async fn read(core: Arc<Core>, stream: Arc<Stream>, mut recv: RecvStream, se
     match outcome {
         Some(Some(Event::Lost(_, reason))) => core.streams.lost(&core, &stream, reason),
         Some(event) => {
+            core.streams.end_in(&stream);
             if let Some(event) = event {
                 core.queue.push(event);
             }
-            core.streams.end_in(&stream);
         }
         None => {
             let _ = recv.stop(CODE_SHUTDOWN);
@@ -198,6 +201,9 @@ async fn read_all(
             }
             Ok(None) => return Some(Event::Finished(stream.clone())),
             Err(ReadError::Reset(code)) => return Some(Event::Reset(stream.clone(), code.into_inner())),
+            Err(ReadError::ConnectionLost(error)) => {
+                return Some(Event::Lost(stream.clone(), error.to_string()));
+            }
             Err(error) => return Some(Event::Lost(stream.clone(), error.to_string())),
         }
     }

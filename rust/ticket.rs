@@ -117,10 +117,14 @@ impl Ticket {
 
 /// A half character at the end is what cutting off leaves; any other fault is a foreign sign.
 fn decode_base32(text: &str) -> Result<Vec<u8>, TicketDefect> {
-    BASE32_NOPAD.decode(text.as_bytes()).map_err(|error| match error.kind {
-        DecodeKind::Length => TicketDefect::Truncated,
-        DecodeKind::Trailing => TicketDefect::Checksum,
-        _ => TicketDefect::Malformed,
+    BASE32_NOPAD.decode(text.as_bytes()).or_else(|error| match (error.kind, text.get(..text.len() - 1)) {
+        (DecodeKind::Length, _) => Err(TicketDefect::Truncated),
+        // Left-over bits: cut within a byte, which the length then tells, or a wrong last letter.
+        // Left-over bits: cut within a byte, which the length tells, or a wrong letter, which the sum tells.
+        (DecodeKind::Trailing, Some(start)) => {
+            BASE32_NOPAD.decode(format!("{start}A").as_bytes()).map_err(|_| TicketDefect::Malformed)
+        }
+        _ => Err(TicketDefect::Malformed),
     })
 }
 

@@ -132,11 +132,14 @@ class Node:
 
     def broadcast(self, data: Buffer, urgent: bool = False) -> None:
         """Sends to the topic. urgent goes before what waits and has a reserve of the rate budget.
-        Raises OversizeError, NotJoinedError (before `join`), RateLimitedError, NodeClosedError."""
+        Raises OversizeError, NotJoinedError (before `join` has ended, and while there is no neighbour:
+        iroh-gossip would lose it silently), RateLimitedError (budget spent, or a stalled peer has the
+        topic congested), NodeClosedError."""
 
     def neighbors(self) -> list[bytes]: ...
     def add_addresses(self, node_id: Buffer, addresses: list[str]) -> None:
-        """Adds to the address book (addresses outside the reach are ignored). The maintainer may dial it."""
+        """Adds to the address book. Addresses outside the reach, and what is no address, are ignored:
+        they come from peers. The maintainer may dial it."""
 
     def forget(self, node_id: Buffer) -> None:
         """Removes a node from the address book: the maintainer stops dialling it."""
@@ -150,11 +153,13 @@ class Node:
     # --- streams ---
     def open(self, node_id: Buffer, timeout_ms: int = 4000) -> int:
         """Opens a bi-stream, over the cached connection or a new one. OP_OK carries the stream id.
-        The peer learns of it with the first write."""
+        The peer learns of it with the first write. OP_OK is not yet the peer's consent: one that refuses us
+        does so after the handshake, which is EVENT_STREAM_LOST, or OP_FAILED refused on the next open."""
 
     def write(self, stream: int, data: Buffer) -> bool:
         """Queues data. False: accepted, but wait for EVENT_STREAM_WRITABLE before more.
-        Raises OversizeError, UnknownStreamError, NodeClosedError."""
+        Raises OversizeError (larger than MAX_WRITE_BYTES, or False was ignored until 4 of them wait),
+        UnknownStreamError (also after `finish`), NodeClosedError."""
 
     def finish(self, stream: int) -> None:
         """Ends our side after what is queued. Unknown streams are ignored here and below."""
@@ -167,7 +172,8 @@ class Node:
 
     def consumed(self, stream: int, count: int) -> None:
         """Returns `count` bytes of credit. Without it a stream stops reading after stream_credit bytes,
-        all streams of one connection together after connection_credit."""
+        all streams of one connection together after connection_credit. What a stream still owes is
+        settled by `stop`, and when its FINISHED, RESET or LOST has been drained."""
 
     def trust(self, stream: int) -> None:
         """The connection of this stream has carried its first valid Assign: its limit of 8 open streams
@@ -183,4 +189,5 @@ class Node:
         """(path "direct" | "relayed", round-trip time in ms) of a live connection, or None."""
 
     def close(self, timeout_ms: int = 2000) -> int:
-        """Leaves gracefully; the operation ends, then EVENT_CLOSED, within timeout_ms. Idempotent."""
+        """Leaves gracefully; the operation ends, then EVENT_CLOSED, within timeout_ms. Idempotent: later
+        calls return the operation of the first. Finished streams get up to half of the time to arrive."""

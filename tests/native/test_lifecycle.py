@@ -1,0 +1,250 @@
+"""Birth and death: bind, close, interpreter exit, fork, leaks, and no noise at any of them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import Peer, fd_count, rss_kib, script, until
+from llama_gossip import _native as native
+
+
+def test_a_node_binds_loopback_only(make):
+    peer = make()
+    (address,) = peer.node.addresses
+    assert peer.events[0] == (native.EVENT_OP_OK, 0, [address])
+    assert address.startswith("127.0.0.1:")
+    assert not address.endswith(":0")
+
+
+def test_every_socket_of_the_process_is_on_loopback():
+    code = """
+    peer = Peer().bind().join()
+    inodes = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            inodes.add(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            pass
+    for name in ("udp", "udp6", "tcp", "tcp6"):
+        for line in open(f"/proc/net/{name}").readlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in inodes:
+                say(name, fields[1].split(":")[0])
+    peer.close()
+    say("end")
+    """
+    with script(code) as child:
+        assert child.line() == "udp 0100007F"
+        assert child.line() == "end"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"secret_key": b"short"}, "secret_key"),
+        ({"reach": "lan"}, "reach"),
+        ({"reach": "moon"}, "reach"),
+        ({"alpn": b""}, "alpn"),
+        ({"alpn": b"/iroh-gossip/1"}, "alpn"),
+        ({"queue_items": 0}, "queue_items"),
+        ({"gossip_per_s": 0}, "gossip_per_s"),
+        ({"stream_credit": 0}, "stream_credit"),
+        ({"connection_credit": 1}, "connection_credit"),
+        ({"allowlist": [b"short"]}, "allowlist"),
+        ({"address_book": [(b"\xff" * 32, [])]}, "address_book"),
+    ],
+)
+def test_a_bad_argument_is_named(options, named):
+    with pytest.raises(native.ConfigError) as caught:
+        native.Node(**{"secret_key": bytes(32), **options})
+    assert str(caught.value).startswith(named)
+    assert caught.value.code == "config"
+
+
+def test_the_secret_key_is_in_no_text():
+    secret = os.urandom(32)
+    peer = Peer(secret_key=secret).bind()
+    texts = [repr(peer.node), str(peer.node), repr(peer.events)]
+    with pytest.raises(native.ConfigError) as caught:
+        native.Node(secret_key=secret + b"x")
+    texts.append(repr(caught.value))
+    peer.close()
+    for text in texts:
+        assert secret.hex() not in text
+        assert repr(secret)[2:-1] not in text
+
+
+def test_close_ends_its_operation_then_the_node_and_is_idempotent():
+    peer = Peer().bind().join()
+    op = peer.node.close()
+    assert peer.node.close() == op
+    with pytest.raises(native.NodeClosedError):
+        peer.node.open(bytes(32))
+    with pytest.raises(native.NodeClosedError):
+        peer.node.broadcast(b"late")
+    peer.event(native.EVENT_CLOSED)
+    assert peer.events[-2:] == [(native.EVENT_OP_OK, op, None), (native.EVENT_CLOSED, "closed")]
+    assert peer.node.drain() == []
+    assert peer.node.fileno() == -1
+    assert peer.node.close() == op
+
+
+def test_close_before_bind_has_ended_still_ends():
+    peer = Peer()
+    peer.node.close()
+    peer.event(native.EVENT_CLOSED)
+    assert peer.events[0][:2] == (native.EVENT_OP_OK, 0)
+
+
+def test_a_pending_operation_fails_when_the_node_closes(make):
+    other = make()
+    peer = Peer().bind()
+    peer.node.add_addresses(other.id, ["127.0.0.1:9"])
+    op = peer.node.open(other.id, timeout_ms=60_000)
+    began = time.monotonic()
+    peer.close()
+    assert time.monotonic() - began < 2
+    (failed,) = peer.of(native.EVENT_OP_FAILED)
+    assert failed[1:3] == (op, "closed")
+    assert peer.events[-1][0] == native.EVENT_CLOSED
+
+
+def test_close_keeps_its_time_with_a_peer_that_is_stopped():
+    code = "peer = Peer().bind().join()\nsay(peer.id.hex(), *peer.node.addresses)\nuntil(lambda: False, peer, deadline_s=60)"
+    with script(code) as child:
+        node_id, *addresses = child.line().split()
+        peer = Peer().bind().join([(bytes.fromhex(node_id), addresses)])
+        until(peer.node.neighbors, peer)
+        child.process.send_signal(19)
+        began = time.monotonic()
+        peer.node.close(2000)
+        peer.event(native.EVENT_CLOSED)
+        assert time.monotonic() - began < 2.1
+        child.process.send_signal(18)
+
+
+EXIT = """
+peers = [Peer().bind() for _ in range(3)]
+for peer in peers:
+    peer.join([other.contact for other in peers if other is not peer])
+until(lambda: all(len(peer.node.neighbors()) == 2 for peer in peers), *peers)
+stream = peers[0].done(peers[0].node.open(peers[1].id))
+peers[0].node.write(stream, b"x" * 100000)
+say("ready")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("", 0),
+        ("sys.exit(3)", 3),
+        ("del peers, stream", 0),
+        ("import threading; threading.Thread(target=lambda: [peers[0].pump(0.01) for _ in range(10**6)], daemon=True).start()", 0),
+        ("peers[0].node.close()", 0),
+    ],
+)
+def test_the_interpreter_exits_cleanly_with_live_nodes(ending, code):
+    with script(EXIT + ending) as child:
+        assert child.line() == "ready"
+        began = time.monotonic()
+        returned, out, err = child.end()
+        assert (returned, out, err) == (code, "", "")
+        assert time.monotonic() - began < 2
+
+
+def test_exit_says_goodbye_to_the_neighbours(make):
+    peer = make().join()
+    code = "peer = Peer().bind().join([(bytes.fromhex(sys.argv[1]), [sys.argv[2]])])\nuntil(peer.node.neighbors, peer)"
+    with script(code, peer.id.hex(), *peer.node.addresses) as child:
+        peer.event(native.EVENT_NEIGHBOR_UP)
+        assert child.end() == (0, "", "")
+    peer.event(native.EVENT_NEIGHBOR_DOWN, deadline_s=2)
+
+
+def test_after_a_fork_the_child_gets_a_forked_error_and_the_parent_goes_on():
+    code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of fork with threads, by newer Pythons
+    peer = Peer().bind().join()
+    child = os.fork()
+    if child == 0:
+        codes = []
+        for call in (
+            lambda: native.Node(secret_key=bytes(32)),
+            lambda: peer.node.drain(),
+            lambda: peer.node.open(bytes(32)),
+            lambda: peer.node.broadcast(b""),
+            lambda: peer.node.close(),
+            lambda: peer.node.stats(),
+            lambda: peer.node.fileno(),
+            lambda: peer.node.neighbors(),
+        ):
+            try:
+                call()
+                codes.append("no error")
+            except native.ForkedError as error:
+                codes.append(error.code)
+        assert native.verify(peer.id, b"", b"") is False
+        del peer
+        say(*codes)
+        sys.exit(0)
+    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    peer.close()
+    say("parent closed")
+    """
+    with script(code) as child:
+        assert child.line() == " ".join(["forked"] * 8)
+        assert child.line() == "0"
+        assert child.line() == "parent closed"
+        assert child.end() == (0, "", "")
+
+
+def test_versions_are_those_of_the_lock_file(request):
+    lock = (request.config.rootpath / "Cargo.lock").read_text()
+    versions = native.versions()
+    for package, key in (("llama-gossip-native", "native"), ("iroh", "iroh"), ("iroh-gossip", "iroh_gossip")):
+        assert f'name = "{package}"\nversion = "{versions[key]}"\n' in lock
+    assert versions["profile"] in ("debug", "release")
+
+
+def test_the_stub_is_true():
+    stubtest = [sys.executable, "-m", "mypy.stubtest", "llama_gossip._native"]
+    checked = subprocess.run(stubtest, capture_output=True, text=True, timeout=120, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.slow
+def test_a_thousand_lives_leak_neither_descriptors_nor_memory():
+    def live() -> None:
+        peer = Peer().bind()
+        peer.close()
+
+    for _ in range(100):
+        live()
+    gc.collect()
+    descriptors, memory = fd_count(), rss_kib()
+    for _ in range(900):
+        live()
+    gc.collect()
+    assert fd_count() <= descriptors
+    assert rss_kib() - memory <= 5 * 1024
+
+
+def test_nodes_that_are_only_dropped_leave_no_descriptors():
+    Peer().bind()
+    gc.collect()
+    end = time.monotonic() + 10
+    baseline = None
+    for _ in range(20):
+        Peer().bind()
+    while baseline is None or fd_count() > baseline:
+        # The runtime itself keeps a few; dropped nodes close in the background.
+        baseline = baseline or 20
+        assert time.monotonic() < end, f"{fd_count()} descriptors"
+        os.sched_yield()
