@@ -1,0 +1,245 @@
+"""Attempt: one Assign on one stream, as its requester sees it. Turns the worker's bytes into news.
+
+The law: tokens are released in order, each once; a stream that ends without a Complete whose total and
+digest are those of the tokens received is a failure, however plausible the text was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from hashlib import blake2b
+from typing import TypeAlias, assert_never
+
+from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol.batch import MAX_TOKEN_TEXT_BYTES
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.frames import WORKER_KINDS, FrameReader, FrameWriter, ItemSplitter, prefixed
+from llama_gossip.protocol.limits import MAX_FRAME_BYTES
+from llama_gossip.protocol.messages import (
+    Ack,
+    Assign,
+    Cancel,
+    Complete,
+    Error,
+    FinishReason,
+    Frame,
+    NodeId,
+    Phase,
+    Progress,
+    PromptFacts,
+    Reject,
+    Token,
+)
+from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.transcript import TranscriptBook
+
+
+class How(Enum):
+    """How an attempt ended without success."""
+
+    REJECTED = auto()
+    LOST = auto()  # stream or connection gone
+    SILENT = auto()  # accept, stall, first-token or no-advance timer
+    FAULT = auto()  # wrong bytes: its own fault
+    DIGEST = auto()  # the answer's digest is not that of its text
+    ERROR = auto()  # it said Error
+    SHORT = auto()  # more announced than received, or `cancelled` that nobody asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The worker has accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    complete: Complete
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    how: How
+    reason: str
+    frame: Reject | Error | None = None
+
+
+News: TypeAlias = Taken | Got | Completed | Ended
+
+
+class Attempt:
+    def __init__(
+        self,
+        desk: Desk,
+        book: TranscriptBook,
+        *,
+        assign: Assign,
+        candidate: Candidate,
+        stream: int,
+        context: bytes,
+        sent_bytes: int,
+        stall_ms: int,
+    ) -> None:
+        self.assign = assign
+        self.worker: NodeId = assign.worker
+        self.number = assign.attempt
+        self.candidate = candidate  # what the choice stood on
+        self.stream = stream
+        self.accepted = False
+        self.facts: PromptFacts | None = None
+        self.received = 0  # tokens
+        self.sent_mono_ms = desk.now.mono_ms
+        self.first_token_mono_ms: int | None = None
+        self._desk = desk
+        self._book = book
+        self._stall_ms = stall_ms
+        self._digest = blake2b(digest_size=32)
+        self._advance: tuple[Phase, int] = (Phase.QUEUED, -(2**63))
+        self._est_ms = 0
+        self._splitter = ItemSplitter(MAX_FRAME_BYTES)
+        self._writer = FrameWriter(context, desk.signer)
+        self._reader = FrameReader(context, self.worker, desk.verify, WORKER_KINDS)
+        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes))
+
+    def _key(self, name: str) -> tuple[str, object, str]:
+        return ("attempt", self.stream, name)
+
+    # --- what comes in ---
+
+    def feed(self, data: bytes) -> list[News]:
+        news: list[News] = []
+        try:
+            for item in self._splitter.feed(data):
+                frame = self._reader.decode(item)
+                self._book.add(self.assign.request_id, prefixed(item))
+                if frame is None:  # of a later version: its n is used, nothing else
+                    continue
+                news.extend(self._apply(frame))
+                if news and isinstance(news[-1], Ended | Completed):
+                    return news
+            self._splitter.feed(b"")  # a bad length behind good items shows now
+        except ProtocolError as error:
+            news.append(Ended(How.FAULT, error.message))
+        return news
+
+    def timer(self, name: str) -> Ended:
+        match name:
+            case "accept":
+                return Ended(How.SILENT, "did not answer the assignment")
+            case "stall":
+                return Ended(How.SILENT, f"was silent for {self._stall_ms} ms")
+            case "advance" if self.received:
+                return Ended(How.SILENT, "made no token for too long")
+            case "advance":
+                return Ended(How.SILENT, "made no headway towards the first token")
+            case _:
+                raise AssertionError(f"no such timer: {name}")
+
+    def cancel_frame(self, reason: str) -> bytes:
+        data = self._writer.encode(Cancel(n=0, reason=reason))
+        self._book.add(self.assign.request_id, data)
+        return data
+
+    def stop_timers(self) -> None:
+        for name in ("accept", "stall", "advance"):
+            self._desk.agenda.cancel(self._key(name))
+
+    def tokens_per_s(self) -> float | None:
+        """Of the decode phase; None when too little was seen to say."""
+        if self.first_token_mono_ms is None or self.received < 2:
+            return None
+        elapsed_ms = self._desk.now.mono_ms - self.first_token_mono_ms
+        return (self.received - 1) * 1_000 / elapsed_ms if elapsed_ms > 0 else None
+
+    # --- frames ---
+
+    def _apply(self, frame: Frame) -> list[News]:
+        match frame:
+            case Reject():
+                if self.accepted:
+                    return [Ended(How.FAULT, "rejected what it had accepted")]
+                return [Ended(How.REJECTED, frame.reason.name.lower(), frame)]
+            case Progress():
+                return self._progress(frame)
+            case Token():
+                return self._token(frame)
+            case Complete():
+                return [*self._accept(), self._complete(frame)]
+            case Error():
+                return [*self._accept(), Ended(How.ERROR, f"{frame.code}: {frame.error}", frame)]
+            case Ack() | Cancel():
+                return [Ended(How.FAULT, "sent a frame that only a requester sends")]
+            case _:
+                assert_never(frame)
+
+    def _accept(self) -> list[News]:
+        if self.accepted:
+            return []
+        self.accepted = True
+        self._desk.agenda.cancel(self._key("accept"))
+        return [Taken()]
+
+    def _progress(self, frame: Progress) -> list[News]:
+        first = self._accept()
+        if frame.facts is not None:
+            self.facts = frame.facts
+        mark = (frame.phase, -frame.value if frame.phase is Phase.QUEUED else frame.value)
+        advanced = mark > self._advance and not (frame.phase is Phase.DECODE and self.received)
+        if first or advanced:
+            self._advance = max(self._advance, mark)
+            self._est_ms = frame.est_ms
+            self._renew_advance()
+        self._desk.after(self._key("stall"), self._stall_ms)
+        return first
+
+    def _renew_advance(self) -> None:
+        timers = self._desk.timers
+        if self.received:
+            limit_ms = timers.no_token_ms
+        elif self._advance[0] is Phase.QUEUED:
+            limit_ms = timers.no_advance_timeout_ms(self._est_ms)
+        else:
+            limit_ms = timers.first_token_timeout_ms(self._est_ms)
+        self._desk.after(self._key("advance"), limit_ms)
+
+    def _token(self, frame: Token) -> list[News]:
+        first = self._accept()
+        wrong = self._wrong_with(frame)
+        if wrong:
+            return [*first, Ended(How.FAULT, wrong)]
+        if self.first_token_mono_ms is None:
+            self.first_token_mono_ms = self._desk.now.mono_ms
+        self.received += len(frame.texts)
+        for text in frame.texts:
+            self._digest.update(text.encode("utf-8"))
+        self._renew_advance()
+        self._desk.after(self._key("stall"), self._stall_ms)
+        return [*first, Got(frame)]
+
+    def _wrong_with(self, frame: Token) -> str:
+        if frame.index != self.received:
+            return f"sent token {frame.index} where {self.received} was next"
+        if frame.index + len(frame.texts) > self.assign.config.max_tokens:
+            return "sent more tokens than were asked for"
+        if any(len(text.encode("utf-8")) > MAX_TOKEN_TEXT_BYTES for text in frame.texts):
+            return f"sent a token of more than {MAX_TOKEN_TEXT_BYTES} bytes"
+        return ""
+
+    def _complete(self, frame: Complete) -> Completed | Ended:
+        if frame.finish_reason is FinishReason.CANCELLED:
+            return Ended(How.SHORT, "cancelled what nobody had cancelled")
+        if frame.total_tokens > self.received:
+            return Ended(How.SHORT, f"announced {frame.total_tokens} tokens, {self.received} came")
+        if frame.total_tokens != self.received or frame.completion_tokens != self.received:
+            return Ended(How.FAULT, f"counted {frame.total_tokens} tokens where {self.received} came")
+        if frame.text_digest != self._digest.digest():
+            return Ended(How.DIGEST, "the answer's digest is not that of the text received")
+        wanted = self.assign.model_digest
+        if wanted is not None and frame.model_digest != wanted:
+            return Ended(How.DIGEST, "answered with other weights than were asked for")
+        return Completed(frame)

@@ -1,0 +1,330 @@
+"""Core: the whole node without its senses. `handle(event, now)` returns effects; nothing else happens.
+
+The law: one seed and one list of events give one list of effects. The core owns the roster, this node's
+requests (requester), its jobs (worker) and its announces (presence), routes each event to the one that it
+concerns, then lets the timers that are due fire, and ends with at most one Wake.
+
+    event ─► roster / requester / worker / presence ─► due timers ─► effects
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import assert_never
+
+from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.admission import Policy
+from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.effects import (
+    Drained,
+    Effect,
+    Failed,
+    ResetStream,
+    Wake,
+)
+from llama_gossip.protocol.envelope import Signer, Verifier, verify_signature
+from llama_gossip.protocol.finder import Finder
+from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.membership import Membership
+from llama_gossip.protocol.messages import NodeId, NodeState, RequestId
+from llama_gossip.protocol.presence import NO_PREKEY, Presence
+from llama_gossip.protocol.receive import Receiver
+from llama_gossip.protocol.requester import Requester
+from llama_gossip.protocol.roster import Peer, PeerView, Roster
+from llama_gossip.protocol.selection import EXPLORE_SHARE
+from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.timers import Timers
+from llama_gossip.protocol.transcript import TranscriptBook
+from llama_gossip.protocol.worker import Worker
+
+__all__ = ["Core", "PeerView"]
+
+
+class Core:
+    def __init__(
+        self,
+        *,
+        signer: Signer,
+        net_id: bytes,
+        boot: int,
+        node_name: str,
+        rng: random.Random,
+        verify: Verifier = verify_signature,
+        timers: Timers | None = None,
+        allowlist: frozenset[NodeId] | None = None,
+        features: tuple[str, ...] = (),
+        version: str = "",
+        prekey: bytes = NO_PREKEY,
+        policy: Policy | None = None,
+    ) -> None:
+        """boot: start time of this identity's process, ms, risen on disk before. features: what the Announce
+        tells beside `role/…` and `v/…`; a `role/…` in it replaces the derived one. allowlist: the only nodes
+        that are heard, asked and served, None = every member."""
+        policy = policy or Policy()
+        timers = timers or Timers()
+        self._desk = desk = Desk(
+            signer=signer, verify=verify, net_id=net_id, boot=boot, rng=rng, timers=timers
+        )
+        self._receiver = Receiver(net_id, desk.own_id, verify, allowlist=allowlist)
+        self._roster = Roster(timers=timers, allowlist=allowlist)
+        self._book = TranscriptBook(net_id)
+        self._worker = Worker(desk, policy=policy, allowlist=allowlist)
+        self._presence = Presence(
+            desk,
+            roster=self._roster,
+            jobs=self._worker.jobs,
+            node_name=node_name,
+            features=features,
+            version=version,
+            prekey=prekey,
+        )
+        ledger = Ledger(timers=timers)
+        finder = Finder(
+            desk,
+            peers=self._candidates,
+            ledger=ledger,
+            explore_share=0.0 if policy.open_network else EXPLORE_SHARE,
+            allowlist=None if allowlist is None else allowlist | {desk.own_id},
+        )
+        self._requester = Requester(desk, finder=finder, ledger=ledger, book=self._book)
+        self._membership = Membership(
+            desk,
+            receiver=self._receiver,
+            roster=self._roster,
+            presence=self._presence,
+            changed=self._requester.roster_changed,
+        )
+        self._wake_at: int | None = None
+        self._drained: bool | None = None  # None: nobody asked to drain; True: it was told
+        self._left = False
+
+    # --- the one way in ---
+
+    def handle(self, event: ev.Event, now: ev.Now) -> list[Effect]:
+        """Raises UsageError for a Submit whose request id is in use; nothing a peer does raises."""
+        desk = self._desk
+        desk.now = now
+        self._dispatch(event)
+        while (key := desk.agenda.pop_due(now.mono_ms)) is not None:
+            self._fire(key)
+        self._presence.look_for_change()
+        if self._drained is False and not len(self._worker.jobs):
+            self._drained = True
+            desk.emit(Drained())
+        wake_at = desk.agenda.earliest()
+        if wake_at != self._wake_at:
+            self._wake_at = wake_at
+            desk.emit(Wake(wake_at))
+        return desk.take_effects()
+
+    def _dispatch(self, event: ev.Event) -> None:
+        match event:
+            case ev.GossipReceived():
+                self._membership.received(event)
+            case ev.NeighborUp() | ev.NeighborDown() | ev.Joined() | ev.Drain() | ev.Goodbye():
+                self._network(event)
+            case ev.StreamOpened(dial, stream):
+                self._requester.opened(dial, stream)
+            case ev.DialFailed(dial, reason):
+                self._requester.dial_failed(dial, reason)
+            case (
+                ev.StreamAccepted()
+                | ev.StreamData()
+                | ev.StreamFinished()
+                | ev.StreamReset()
+                | ev.StreamStopped()
+                | ev.StreamLost()
+            ):
+                self._stream(event)
+            case ev.Submit() | ev.CancelRequest():
+                self._user(event)
+            case ev.EngineChanged(capacity, loading):
+                self._worker.jobs.change(capacity, loading)
+                self._requester.roster_changed()
+            case (
+                ev.EngineStarted()
+                | ev.EngineProgress()
+                | ev.EngineTokens()
+                | ev.EngineDone()
+                | ev.EngineFailed()
+                | ev.EngineStepped()
+            ):
+                self._engine(event)
+            case ev.Tick():
+                pass  # the due timers fire after every event
+            case _:
+                assert_never(event)
+
+    # --- the network ---
+
+    def _network(self, event: ev.NeighborUp | ev.NeighborDown | ev.Joined | ev.Drain | ev.Goodbye) -> None:
+        match event:
+            case ev.NeighborUp():
+                self._presence.neighbor_up()
+            case ev.NeighborDown():
+                pass  # a neighbour of the overlay, not a peer: its own Announces say whether it lives
+            case ev.Joined(addresses):
+                self._presence.joined(addresses)
+                self._requester.joined()
+            case ev.Drain():
+                self._worker.jobs.drain()
+                self._drained = bool(self._drained)
+            case ev.Goodbye(reason):
+                self._left = True
+                self._requester.goodbye(reason)
+                self._worker.goodbye()
+                self._presence.leave(reason)
+            case _:
+                assert_never(event)
+
+    def _candidates(self) -> Iterator[tuple[NodeId, Peer]]:
+        """Everybody in the roster, and the own worker."""
+        yield from self._roster.items()
+        if self._presence.state() is not NodeState.CLIENT:
+            yield self._desk.own_id, self._presence.own_peer()
+
+    # --- streams ---
+
+    def _stream(
+        self,
+        event: ev.StreamAccepted
+        | ev.StreamData
+        | ev.StreamFinished
+        | ev.StreamReset
+        | ev.StreamStopped
+        | ev.StreamLost,
+    ) -> None:
+        if isinstance(event, ev.StreamAccepted):
+            if self._left:
+                self._desk.emit(ResetStream(event.stream, StreamCode.SHUTDOWN))
+            else:
+                self._worker.accepted(event.stream, event.remote)
+        elif self._requester.owns(event.stream):
+            self._stream_of_ours(event)
+        elif self._worker.owns(event.stream):
+            self._stream_of_peer(event)
+        # else: an echo of a stream that has ended here
+
+    def _stream_of_ours(
+        self, event: ev.StreamData | ev.StreamFinished | ev.StreamReset | ev.StreamStopped | ev.StreamLost
+    ) -> None:
+        match event:
+            case ev.StreamData(stream, data):
+                self._requester.data(stream, data)
+            case ev.StreamFinished(stream):
+                self._requester.finished(stream)
+            case ev.StreamReset(stream, code):
+                self._requester.was_reset(stream, code)
+            case ev.StreamStopped():
+                pass  # it may overtake the worker's last frames, which say more
+            case ev.StreamLost(stream, reason):
+                self._requester.lost(stream, reason)
+            case _:
+                assert_never(event)
+
+    def _stream_of_peer(
+        self, event: ev.StreamData | ev.StreamFinished | ev.StreamReset | ev.StreamStopped | ev.StreamLost
+    ) -> None:
+        match event:
+            case ev.StreamData(stream, data):
+                self._worker.data(stream, data)
+            case ev.StreamFinished(stream):
+                self._worker.finished(stream)
+            case ev.StreamReset(stream, code) | ev.StreamStopped(stream, code):
+                reason = "cancelled" if code == StreamCode.CANCELLED else "requester_gone"
+                self._worker.gone(stream, reason, answer=True)
+            case ev.StreamLost(stream, _):
+                self._worker.gone(stream, "requester_lost", answer=False)
+            case _:
+                assert_never(event)
+
+    # --- user and engine ---
+
+    def _user(self, event: ev.Submit | ev.CancelRequest) -> None:
+        match event:
+            case ev.Submit() if self._left:
+                self._desk.emit(Failed(event.request_id, "cancelled", "this node has left", "open a new one"))
+            case ev.Submit():
+                self._requester.submit(event)
+            case ev.CancelRequest():
+                self._requester.cancel(event)
+            case _:
+                assert_never(event)
+
+    def _engine(
+        self,
+        event: ev.EngineStarted
+        | ev.EngineProgress
+        | ev.EngineTokens
+        | ev.EngineDone
+        | ev.EngineFailed
+        | ev.EngineStepped,
+    ) -> None:
+        jobs = self._worker.jobs
+        match event:
+            case ev.EngineStarted():
+                jobs.engine_started(event)
+            case ev.EngineProgress():
+                jobs.engine_progress(event)
+            case ev.EngineTokens():
+                jobs.engine_tokens(event)
+            case ev.EngineDone():
+                jobs.engine_done(event)
+            case ev.EngineFailed():
+                jobs.engine_failed(event)
+            case ev.EngineStepped():
+                jobs.stepped()
+            case _:
+                assert_never(event)
+
+    # --- timers ---
+
+    def _fire(self, key: TimerKey) -> None:
+        owner, which, name = key
+        match owner, which:
+            case "request", bytes():
+                self._requester.request_timer(RequestId(which), name)
+            case "dial", int():
+                self._requester.dial_timer(which)
+            case "attempt", int():
+                self._requester.attempt_timer(which, name)
+            case "job", int():
+                self._worker.jobs.timer(which, name)
+            case "jobs", None:
+                self._worker.jobs.sweep()
+            case "inbound", int():
+                self._worker.inbound_timer(which, name)
+            case "presence", None:
+                self._presence.announce()
+            case "roster", None:
+                self._membership.expire()
+            case _:
+                raise AssertionError(f"no owner of the timer {key}")
+
+    # --- looking ---
+
+    def peers(self, now: ev.Now) -> tuple[PeerView, ...]:
+        """Who is in the network as far as this node heard, itself not counted."""
+        return self._roster.views(now)
+
+    def counters(self) -> dict[str, int]:
+        """Since the start; names end in what was counted."""
+        dropped = {f"dropped_{reason.value}": count for reason, count in self._receiver.dropped.items()}
+        return {**self._desk.counters, **dropped, "gossip_accepted": self._receiver.accepted}
+
+    def is_mute(self, now: ev.Now) -> bool:
+        """Nobody seems to hear this node any more: its outbound gossip should be rebuilt."""
+        return self._presence.is_mute(now.mono_ms)
+
+    def skew_ms(self) -> int:
+        """The others' clocks minus ours, median."""
+        return self._receiver.skew_ms()
+
+    def transcript(self, request_id: RequestId) -> bytes:
+        """The signed record so far (PROTOCOL section 8); kept until it is taken."""
+        return self._book.read(request_id)
+
+    def take_transcript(self, request_id: RequestId) -> bytes:
+        return self._book.take(request_id)

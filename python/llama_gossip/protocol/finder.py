@@ -1,0 +1,94 @@
+"""Finder: who gets the next attempt of a request, or until when it waits, and what it means if nobody comes.
+
+The law: waiting always has an end and a reason. Full workers are waited for until the deadline, broken ones
+until they would have announced themselves anew, an empty roster until it is known to be complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.nobody import Why, why_nobody, why_refused
+from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.roster import Peer
+from llama_gossip.protocol.selection import Candidate, Chooser, Survey, is_out, survey
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nobody now. After `until_mono_ms`, if nothing has changed, `why` is told."""
+
+    until_mono_ms: int
+    why: Why
+
+
+class Finder:
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        peers: Callable[[], Iterable[tuple[NodeId, Peer]]],
+        ledger: Ledger,
+        explore_share: float,
+        allowlist: frozenset[NodeId] | None,
+    ) -> None:
+        self._desk = desk
+        self._peers = peers  # the roster and the own worker
+        self._ledger = ledger
+        self._chooser = Chooser(ledger, desk.timers, desk.rng, explore_share)
+        self._allowlist = allowlist
+        self._joined_mono_ms: int | None = None
+
+    def joined(self) -> None:
+        if self._joined_mono_ms is None:
+            self._joined_mono_ms = self._desk.now.mono_ms
+
+    def find(self, request: Request) -> Candidate | Hold:
+        found = self._survey(request)
+        return self._choose(request, found) or self._hold(request, found)
+
+    def another(self, request: Request) -> Candidate | None:
+        """One to dial beside those that are being dialled."""
+        return self._choose(request, self._survey(request))
+
+    def _survey(self, request: Request) -> Survey:
+        return survey(self._peers(), request.want(), allowlist=self._allowlist, now=self._desk.now)
+
+    def _choose(self, request: Request, found: Survey) -> Candidate | None:
+        def barred(worker: NodeId) -> bool:
+            return worker in request.barred or request.dialling(worker)
+
+        def barred_or_tired(worker: NodeId) -> bool:
+            return barred(worker) or worker in request.tired
+
+        want, now = request.want(), self._desk.now
+        rested = self._chooser.choose(found.fit, want, barred=barred_or_tired, now=now)
+        return rested or self._chooser.choose(found.fit, want, barred=barred, now=now)
+
+    def _hold(self, request: Request, found: Survey) -> Hold:
+        grace = self._grace_mono_ms(request)
+        willing = [c for c in found.fit if c.node_id not in request.barred]
+        if not willing:
+            return Hold(grace, why_refused(request) if found.fit else why_nobody(request, found))
+        now_ms = self._desk.now.mono_ms
+        ends = [end for c in willing if (end := self._hold_end(request, c, grace)) > now_ms]
+        return Hold(min(ends, default=now_ms), why_nobody(request, found))
+
+    def _hold_end(self, request: Request, candidate: Candidate, grace: int) -> int:
+        record = self._ledger.peek(candidate.node_id)
+        if not is_out(record, candidate):
+            return record.held_until_ms
+        request.failed_before = True
+        return max(grace, record.out_at_ms + self._desk.timers.out_patience_ms)
+
+    def _grace_mono_ms(self, request: Request) -> int:
+        """Until then the roster may still be incomplete."""
+        timers = self._desk.timers
+        latest = request.submitted_mono_ms + timers.nobody_latest_ms
+        if self._joined_mono_ms is None:
+            return latest
+        return min(latest, max(self._joined_mono_ms, request.submitted_mono_ms) + timers.join_grace_ms)

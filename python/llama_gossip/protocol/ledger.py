@@ -1,0 +1,91 @@
+"""Ledger: what this node has measured of each worker, and whom it avoids for now.
+
+The law: own measurements come first, announced values second; a worker is kept out only by what it did to
+this node, and only until it signs something newer or its cooldown ends. Nothing comes from third parties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.timers import Timers
+
+EWMA_WEIGHT = 0.3  # of the newest sample: five requests outweigh history
+MAX_RECORDS = 4_096  # as many as the roster can hold
+
+
+@dataclass(slots=True)
+class Record:
+    in_flight: int = 0  # own attempts on it
+    ttft_ms: float | None = None
+    tokens_per_s: float | None = None
+    completed: int = 0
+    faults: int = 0  # in a row, its own
+    cooldown_until_ms: int = 0
+    held_until_ms: int = 0  # its own retry_after
+    out_since: tuple[int, int] | None = None  # (boot, seq) of the Announce that no longer counts
+    out_at_ms: int = 0
+
+
+class Ledger:
+    def __init__(self, *, timers: Timers) -> None:
+        self._timers = timers
+        self._records: dict[NodeId, Record] = {}
+
+    def record(self, worker: NodeId) -> Record:
+        known = self._records.get(worker)
+        if known is not None:
+            return known
+        if len(self._records) >= MAX_RECORDS:
+            self._evict()
+        self._records[worker] = fresh = Record()
+        return fresh
+
+    def peek(self, worker: NodeId) -> Record:
+        """Reading only: makes no entry."""
+        return self._records.get(worker) or Record()
+
+    def start(self, worker: NodeId) -> None:
+        self.record(worker).in_flight += 1
+
+    def end(self, worker: NodeId) -> None:
+        self.record(worker).in_flight -= 1
+
+    def first_token(self, worker: NodeId, ttft_ms: float) -> None:
+        record = self.record(worker)
+        record.ttft_ms = _blend(record.ttft_ms, ttft_ms)
+
+    def success(self, worker: NodeId, tokens_per_s: float | None) -> None:
+        record = self.record(worker)
+        record.completed += 1
+        record.faults = 0
+        if tokens_per_s is not None:
+            record.tokens_per_s = _blend(record.tokens_per_s, tokens_per_s)
+
+    def hold(self, worker: NodeId, until_mono_ms: int) -> None:
+        """It asked for patience: its retry_after."""
+        self.record(worker).held_until_ms = until_mono_ms
+
+    def out(self, worker: NodeId, order: tuple[int, int], now_mono_ms: int) -> None:
+        """Dial, accept or stall failure: out until it signs a newer Announce than `order`."""
+        record = self.record(worker)
+        record.out_since = order
+        record.out_at_ms = now_mono_ms
+
+    def fault(self, worker: NodeId, now_mono_ms: int, *, least_ms: int = 0) -> None:
+        """A fault of its own (wrong bytes, wrong digest): cooldown 15 s x 2^n, at most 5 min."""
+        record = self.record(worker)
+        cooldown_ms = min(self._timers.cooldown_ms << min(record.faults, 16), self._timers.cooldown_max_ms)
+        record.faults += 1
+        record.cooldown_until_ms = now_mono_ms + max(cooldown_ms, least_ms)
+
+    def _evict(self) -> None:
+        """The idle record that is least worth keeping goes."""
+        idle = [(r.cooldown_until_ms, r.completed, n) for n, r in self._records.items() if r.in_flight == 0]
+        if idle:
+            del self._records[min(idle)[2]]
+
+
+def _blend(old: float | None, sample: float) -> float:
+    return sample if old is None else old + EWMA_WEIGHT * (sample - old)

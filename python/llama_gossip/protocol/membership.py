@@ -1,0 +1,115 @@
+"""Membership: what gossip tells this node of the others, and what becomes of it.
+
+The law: nothing reaches the roster that its signer did not sign for this network, now (receive.py judges
+that); whoever is told to be up is told to be down once, and a peer is up once a boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.effects import AddressHint, PeerDown, PeerUp
+from llama_gossip.protocol.events import GossipReceived
+from llama_gossip.protocol.messages import (
+    Announce,
+    Assign,
+    Claim,
+    EnvelopeMessage,
+    Leave,
+    NodeId,
+    NodeState,
+    Request,
+)
+from llama_gossip.protocol.presence import Presence
+from llama_gossip.protocol.receive import Received, Receiver
+from llama_gossip.protocol.roster import Change, Peer, Roster
+
+_EXPIRE: TimerKey = ("roster", None, "expire")
+_UP = (NodeState.READY, NodeState.CLIENT)
+
+
+class Membership:
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        receiver: Receiver,
+        roster: Roster,
+        presence: Presence,
+        changed: Callable[[], None],
+    ) -> None:
+        self._desk = desk
+        self._receiver = receiver
+        self._roster = roster
+        self._presence = presence
+        self._changed = changed  # told when a request that waits might find a worker now
+
+    def received(self, event: GossipReceived) -> None:
+        known = self._roster.__contains__
+        received = self._receiver.receive(event.data, event.delivered_from, self._desk.now, known)
+        if isinstance(received, Received):
+            self._apply(received.sender, received.message)
+
+    def _apply(self, sender: NodeId, message: EnvelopeMessage) -> None:
+        match message:
+            case Announce():
+                self._announced(sender, message)
+            case Leave():
+                self._left(sender, message)
+            case Request():
+                self._desk.count("requests_heard")
+                if sender not in self._roster:
+                    self._presence.stranger_heard()
+            case Claim() | Assign():
+                self._desk.count("messages_without_use")  # nothing was asked of the topic
+            case _:
+                assert_never(message)
+
+    def _announced(self, sender: NodeId, announce: Announce) -> None:
+        before = self._roster.get(sender)
+        change = self._roster.apply(sender, announce, self._desk.now)
+        peer = self._roster.get(sender)
+        if peer is None or change in (Change.OLD, Change.FULL):
+            self._desk.count(f"announces_{change.name.lower()}")
+            return
+        self._presence.heard(announce)
+        if change is Change.NEW:
+            self._presence.stranger_heard()
+        self._tell(sender, peer, before)
+        self._watch_expiry()
+        self._changed()
+
+    def _tell(self, sender: NodeId, peer: Peer, before: Peer | None) -> None:
+        announce = peer.announce
+        known_addresses = before.announce.addresses if before is not None else ()
+        if announce.addresses and announce.addresses != known_addresses:
+            self._desk.emit(AddressHint(sender, announce.addresses))
+        if not peer.told_up and announce.state in _UP:
+            peer.told_up = True
+            self._desk.emit(PeerUp(sender, announce.head.boot))
+
+    def _left(self, sender: NodeId, leave: Leave) -> None:
+        peer = self._roster.get(sender)
+        if self._roster.leave(sender, leave, self._desk.now):
+            if peer is not None and peer.told_up:
+                self._desk.emit(PeerDown(sender, leave.reason))
+            self._changed()
+        self._watch_expiry()
+
+    def expire(self) -> None:
+        """The timer of the next entry that is no longer fresh."""
+        for sender, peer in self._roster.expire(self._desk.now):
+            if peer.told_up:
+                self._desk.emit(PeerDown(sender, "was not heard of any more"))
+        self._watch_expiry()
+        self._changed()
+
+    def _watch_expiry(self) -> None:
+        at = self._roster.next_expiry()
+        if at is None:
+            self._desk.agenda.cancel(_EXPIRE)
+        else:
+            self._desk.agenda.set(_EXPIRE, at)

@@ -1,0 +1,65 @@
+"""Nobody: why no worker takes a request, as one code, one sentence, one remedy and a reason a peer.
+
+The law: a request never waits in silence for what cannot come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.selection import Survey, Unfit
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    code: str
+    message: str
+    hint: str
+    trail: tuple[tuple[NodeId, int, str], ...]
+
+
+def why_nobody(request: Request, survey: Survey) -> Why:
+    """Nobody in the roster can serve it."""
+    trail = (*request.trail, *((node_id, 0, reason) for node_id, _, reason in survey.unfit))
+    seen = len(survey.unfit)
+    peers = f"{seen} peer{'' if seen == 1 else 's'} seen"
+    model = request.submit.model
+    if request.failed_before:
+        return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
+    reasons = {unfit for _, unfit, _ in survey.unfit}
+    if Unfit.TOO_LONG in reasons:
+        needed = request.want().least_tokens
+        message = f"prompt and answer are too long for every worker ({peers}, {needed} tokens or more needed)"
+        return Why("too_long", message, "shorten the prompt or lower max_tokens", trail)
+    if Unfit.DIGEST in reasons:
+        return Why("model", f"nobody serves {model!r} with these weights ({peers})", _SEE_MODELS, trail)
+    if Unfit.MODEL in reasons:
+        return Why("model", f"no worker serves {model!r} ({peers})", _SEE_MODELS, trail)
+    if request.submit.worker is not None:
+        message = f"the worker {request.submit.worker.hex()[:10]} is not there ({peers})"
+        return Why("no_workers", message, "see who is there: llama-gossip peers", trail)
+    if Unfit.LOADING in reasons:
+        return Why("no_workers", f"no worker is ready yet ({peers})", "wait until one has loaded", trail)
+    named = f"serves {model!r}" if model else "serves a model"
+    return Why("no_workers", f"no worker {named} ({peers})", "start one: llama-gossip worker", trail)
+
+
+def why_refused(request: Request) -> Why:
+    """Everybody who can serve it has said no for good."""
+    trail = tuple(request.trail)
+    codes = set(request.barred.values())
+    if codes == {"too_long"}:
+        message = "prompt and answer are too long for every worker"
+        return Why("too_long", message, "shorten the prompt or lower max_tokens", trail)
+    if codes <= {"model", "digest"}:
+        message = f"every worker that offered {request.submit.model!r} has refused it"
+        return Why("model", message, _SEE_MODELS, trail)
+    if request.failed_before:
+        return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
+    return Why("no_workers", "every worker has refused the request", "ask the owners of the workers", trail)
+
+
+_SEE_MODELS = "see what is served: llama-gossip peers"
+_TRY_AGAIN = "try again; llama-gossip peers shows who is there"

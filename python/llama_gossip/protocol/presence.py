@@ -1,0 +1,177 @@
+"""Presence: when this node says that it is there, and what it says.
+
+The law (PROTOCOL section 6): a worker every 15 s ± 20 %, a client every 60 s; soon after a change of load or
+state, on a new neighbour, and when an unknown signer shows that somebody does not know us. Never two
+Announces within half a second; strangers are greeted with a jitter, so that a crowd does not answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.effects import Broadcast
+from llama_gossip.protocol.envelope import sign_envelope
+from llama_gossip.protocol.jobs import Jobs
+from llama_gossip.protocol.limits import HEARD_ID_BYTES, KEY_BYTES, MAX_HEARD
+from llama_gossip.protocol.messages import Announce, Capacity, Head, Leave, NodeState
+from llama_gossip.protocol.mute import Mute
+from llama_gossip.protocol.roster import Peer, Roster
+
+NO_PREKEY = bytes(KEY_BYTES)  # the zero point: nobody can seal to it, so no delivery over gossip is offered
+NO_CAPACITY = Capacity("", "", (), 0, 0, 0, 0, 0.0, 0)
+_PERIODIC = ("presence", None, "periodic")
+_SOON = ("presence", None, "soon")
+
+
+class Presence:
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        roster: Roster,
+        jobs: Jobs,
+        node_name: str,
+        features: tuple[str, ...],
+        version: str,
+        prekey: bytes,
+    ) -> None:
+        self._desk = desk
+        self._roster = roster
+        self._jobs = jobs
+        self._node_name = node_name
+        self._features = features
+        self._version = version
+        self._prekey = prekey
+        self._addresses: tuple[str, ...] = ()
+        self._joined = False
+        self._said: tuple[NodeState, int, Capacity | None] | None = None  # what the newest Announce told
+        self._said_mono_ms = 0
+        self._mute = Mute(desk.timers)
+
+    # --- when ---
+
+    def joined(self, addresses: tuple[str, ...]) -> None:
+        self._joined = True
+        self._addresses = addresses
+        self.announce()
+
+    def neighbor_up(self) -> None:
+        self._soon(self._desk.timers.greet_gap_ms)
+
+    def stranger_heard(self) -> None:
+        """Somebody whom we did not know; it may not know us."""
+        if self.state() is not NodeState.CLIENT:
+            timers = self._desk.timers
+            self._soon(timers.greet_gap_ms, jitter_ms=self._desk.rng.randint(0, timers.greet_jitter_ms))
+
+    def look_for_change(self) -> None:
+        """Called after every event: has what we last said become wrong?"""
+        if self._said is None or self._tell() == self._said:
+            return
+        timers = self._desk.timers
+        same_state = self._said[0] is self.state() and self._same_offer()
+        self._soon(timers.change_gap_ms if same_state else timers.greet_gap_ms)
+
+    def _soon(self, gap_ms: int, jitter_ms: int = 0) -> None:
+        if not self._joined:
+            return
+        at = max(self._desk.now.mono_ms, self._said_mono_ms + gap_ms) + jitter_ms
+        due = self._desk.agenda.due_of(_SOON)
+        if due is None or at < due:
+            self._desk.agenda.set(_SOON, at)
+
+    # --- what ---
+
+    def announce(self) -> None:
+        desk, timers = self._desk, self._desk.timers
+        announce = self._announce(desk.head(), self._heard_digest())
+        desk.emit(Broadcast(sign_envelope(announce, desk.signer, desk.net_id), urgent=True))
+        desk.count("announces_sent")
+        self._said, self._said_mono_ms = self._tell(), desk.now.mono_ms
+        self._mute.sent(announce.head.seq, desk.now.mono_ms)
+        period_ms = timers.client_announce_ms if self._is_client() else timers.announce_ms
+        spread = 1 + timers.announce_spread * (2 * desk.rng.random() - 1)
+        desk.agenda.cancel(_SOON)
+        desk.after(_PERIODIC, round(period_ms * spread))
+
+    def leave(self, reason: str) -> None:
+        if not self._joined:
+            return
+        desk = self._desk
+        leave = Leave(desk.head(), reason)
+        desk.emit(Broadcast(sign_envelope(leave, desk.signer, desk.net_id), urgent=True))
+        self._joined = False
+        desk.agenda.cancel(_PERIODIC)
+        desk.agenda.cancel(_SOON)
+
+    def state(self) -> NodeState:
+        offer = self._jobs.offer
+        if offer.capacity is None and not offer.loading:
+            return NodeState.CLIENT
+        if offer.draining:
+            return NodeState.DRAINING
+        return NodeState.LOADING if offer.loading else NodeState.READY
+
+    def own_peer(self) -> Peer:
+        """This node as a candidate for its own requests."""
+        now = self._desk.now
+        head = Head(self._desk.boot, self._desk.seq, now.wall_ms)
+        return Peer(self._announce(head, heard=()), now.mono_ms, now.mono_ms + 1)
+
+    def _announce(self, head: Head, heard: tuple[tuple[bytes, int], ...]) -> Announce:
+        timers = self._desk.timers
+        return Announce(
+            head=head,
+            node_name=self._node_name,
+            capacity=self.capacity(),
+            state=self.state(),
+            features=self.features(),
+            prekey=self._prekey,
+            addresses=self._addresses,
+            ttl_ms=timers.client_ttl_ms if self._is_client() else timers.announce_ttl_ms,
+            heard=heard,
+        )
+
+    def capacity(self) -> Capacity:
+        """What the driver said of the engine, with the load that the core itself knows."""
+        jobs = self._jobs
+        return replace(
+            jobs.offer.capacity or NO_CAPACITY,
+            current_load=jobs.queue.running,
+            queue_depth=jobs.queue.queued,
+            queue_ms=jobs.queue_ms(),
+        )
+
+    def features(self) -> tuple[str, ...]:
+        role = "role/client" if self._is_client() else "role/worker"
+        own = () if any(name.startswith("role/") for name in self._features) else (role,)
+        version = (f"v/{self._version}",) if self._version else ()
+        return (*own, *version, *self._features)
+
+    def _is_client(self) -> bool:
+        return self.state() is NodeState.CLIENT
+
+    def _tell(self) -> tuple[NodeState, int, Capacity | None]:
+        jobs = self._jobs
+        return self.state(), jobs.queue.running + jobs.queue.queued, jobs.offer.capacity
+
+    def _same_offer(self) -> bool:
+        before, after = self._said[2] if self._said else None, self._jobs.offer.capacity
+        return (before.models if before else ()) == (after.models if after else ())
+
+    # --- who hears us ---
+
+    def _heard_digest(self) -> tuple[tuple[bytes, int], ...]:
+        peers = self._roster.items()
+        chosen = self._desk.rng.sample(peers, min(MAX_HEARD, len(peers)))
+        return tuple((node_id[:HEARD_ID_BYTES], peer.announce.head.seq) for node_id, peer in chosen)
+
+    def heard(self, announce: Announce) -> None:
+        """Somebody's Announce: does it show that mine arrive?"""
+        mine = self._desk.own_id[:HEARD_ID_BYTES]
+        names_me = next((seq for signer, seq in announce.heard if signer == mine), None)
+        self._mute.heard(names_me, self._desk.now.mono_ms)
+
+    def is_mute(self, now_mono_ms: int) -> bool:
+        return self._mute.verdict(now_mono_ms)

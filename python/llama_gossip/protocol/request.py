@@ -1,0 +1,78 @@
+"""Request: one question of this node's user, from submit to its one terminal event.
+
+The law: states move only by the table in states.py; what was tried and why it ended stands in the trail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llama_gossip.protocol.attempt import Attempt
+from llama_gossip.protocol.events import Submit
+from llama_gossip.protocol.messages import IdsPrompt, NodeId, RequestId
+from llama_gossip.protocol.selection import Candidate, Want
+from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
+
+MAX_STRIKES = 3  # accepted attempts in a row without one new token
+MAX_ATTEMPTS = 16  # accepted, in all
+MAX_TRAIL = 64  # lines kept: enough to explain, bounded for a request that waits long
+
+
+@dataclass(slots=True)
+class Request:
+    submit: Submit
+    submitted_mono_ms: int
+    deadline_mono_ms: int
+    stall_ms: int
+    state: RequestState = RequestState.NEW
+    attempts: int = 0  # the fencing token: Assigns signed so far
+    accepted: int = 0
+    strikes: int = 0
+    delivered: int = 0  # tokens released to the user
+    least_context: int = 0  # a worker with less has refused it as too long
+    dials: dict[int, Candidate] = field(default_factory=dict)
+    attempt: Attempt | None = None
+    closing: int | None = None  # the stream of a finished attempt, until its own end
+    barred: dict[NodeId, str] = field(default_factory=dict)  # said no for good, and why (a code)
+    tired: set[NodeId] = field(default_factory=set)  # failed once: others are tried first
+    trail: list[tuple[NodeId, int, str]] = field(default_factory=list)
+    boot_corrections: int = 0
+    failed_before: bool = False  # some worker broke, as opposed to refused
+
+    @property
+    def request_id(self) -> RequestId:
+        return self.submit.request_id
+
+    @property
+    def ended(self) -> bool:
+        """The user has had the terminal event."""
+        return self.state in REQUEST_ENDS or self.state is RequestState.DRAINING
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way for it."""
+        return not self.ended and self.attempt is None and not self.dials
+
+    def step(self, step: RequestStep) -> None:
+        self.state = move(REQUEST_MOVES, self.state, step)
+
+    def note(self, worker: NodeId, attempt: int, reason: str) -> None:
+        line = (worker, attempt, reason)
+        if self.trail and self.trail[-1][0] == worker and self.trail[-1][2] == reason:
+            self.trail[-1] = line  # a full worker asked again and again is one line
+        elif len(self.trail) < MAX_TRAIL:
+            self.trail.append(line)
+
+    def want(self) -> Want:
+        prompt = self.submit.prompt
+        known = len(prompt.ids) if isinstance(prompt, IdsPrompt) else 1
+        return Want(
+            model=self.submit.model,
+            model_digest=self.submit.model_digest,
+            least_tokens=max(known + self.submit.config.max_tokens, self.least_context),
+            max_tokens=self.submit.config.max_tokens,
+            worker=self.submit.worker,
+        )
+
+    def dialling(self, worker: NodeId) -> bool:
+        return any(candidate.node_id == worker for candidate in self.dials.values())

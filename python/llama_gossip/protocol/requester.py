@@ -1,0 +1,390 @@
+"""Requester: the requests of this node's user, from submit to exactly one terminal event each.
+
+The law: one live attempt a request, attempt numbers only rise, tokens come from the current attempt alone,
+and what ended is cancelled at its worker. One's own worker is a candidate like any other: the driver loops
+an OpenStream to the own id in process.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from llama_gossip.errors import ProtocolError, UsageError
+from llama_gossip.protocol import aftermath
+from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.attempt import Attempt, Completed, Ended, Got, How, News, Taken
+from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.dialler import Dialler
+from llama_gossip.protocol.effects import (
+    AbandonDial,
+    Accepted,
+    DeliverTokens,
+    Failed,
+    Finished,
+    FinishStream,
+    ResetStream,
+    Retried,
+    WriteStream,
+)
+from llama_gossip.protocol.events import CancelRequest, Submit
+from llama_gossip.protocol.finder import Finder, Hold
+from llama_gossip.protocol.frames import encode_assign
+from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.messages import Assign, Complete, RequestId
+from llama_gossip.protocol.nobody import Why
+from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.states import RequestStep
+from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.transcript import TranscriptBook
+
+
+class Requester:
+    def __init__(self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook) -> None:
+        self._desk = desk
+        self._finder = finder
+        self._ledger = ledger
+        self._book = book
+        self._requests: dict[RequestId, Request] = {}
+        self._by_stream: dict[int, Request] = {}
+        self._dialler = Dialler(desk)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def owns(self, stream: int) -> bool:
+        return stream in self._by_stream
+
+    # --- the user ---
+
+    def submit(self, event: Submit) -> None:
+        """Raises UsageError for a request id that is still in use."""
+        if event.request_id in self._requests:
+            raise UsageError("this request id is in use", hint="draw 16 random bytes a request")
+        timers, now_ms = self._desk.timers, self._desk.now.mono_ms
+        deadline_ms = timers.deadline_ms if event.deadline_ms is None else event.deadline_ms
+        request = Request(event, now_ms, now_ms + deadline_ms, timers.stall_ms)
+        self._requests[event.request_id] = request
+        self._book.open(event.request_id)
+        self._desk.count("requests")
+        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)
+        self._next(request)
+
+    def cancel(self, event: CancelRequest) -> None:
+        request = self._requests.get(event.request_id)
+        if request is not None and not request.ended:
+            self._end(request, Why("cancelled", event.reason, "", tuple(request.trail)))
+
+    def goodbye(self, reason: str) -> None:
+        for request in list(self._requests.values()):
+            if request.ended:
+                self._close(request)
+            else:
+                self._end(request, Why("cancelled", f"this node ends: {reason}", "", tuple(request.trail)))
+
+    # --- finding a worker ---
+
+    def joined(self) -> None:
+        self._finder.joined()
+        self.roster_changed()
+
+    def roster_changed(self) -> None:
+        for request in list(self._requests.values()):
+            self._next(request)
+
+    def _next(self, request: Request) -> None:
+        """Dials somebody, or waits for a reason, or ends because nobody can."""
+        if not request.idle:
+            return
+        found = self._finder.find(request)
+        if isinstance(found, Hold):
+            self._wait(request, found)
+        else:
+            self._dial(request, found)
+
+    def _wait(self, request: Request, hold: Hold) -> None:
+        if hold.until_mono_ms <= self._desk.now.mono_ms:
+            self._end(request, hold.why)
+            return
+        request.step(RequestStep.WAIT)
+        self._desk.agenda.set(self._key(request, "retry"), hold.until_mono_ms)
+
+    # --- dialling ---
+
+    def _dial(self, request: Request, candidate: Candidate) -> None:
+        request.step(RequestStep.DIAL)
+        self._desk.agenda.cancel(self._key(request, "retry"))
+        self._dialler.dial(request, candidate)
+        self._desk.after(self._key(request, "next_dial"), self._desk.timers.dial_next_ms)
+
+    def _dial_another(self, request: Request) -> None:
+        """The first has not connected soon enough: the next candidate is dialled too."""
+        candidate = self._finder.another(request) if request.dials else None
+        if candidate is not None:
+            self._dial(request, candidate)
+
+    def opened(self, dial: int, stream: int) -> None:
+        taken = self._dialler.take(dial)
+        if taken is None:  # nobody waits for it any more
+            self._desk.emit(ResetStream(stream, StreamCode.DONE))
+            return
+        request, candidate = taken
+        self._stop_dialling(request)
+        self._assign(request, candidate, stream)
+
+    def dial_failed(self, dial: int, reason: str) -> None:
+        taken = self._dialler.take(dial)
+        if taken is None:
+            return
+        request, candidate = taken
+        self._desk.count("dials_failed")
+        request.note(candidate.node_id, 0, f"could not be reached: {reason}")
+        request.failed_before = True
+        self._ledger.out(candidate.node_id, candidate.order, self._desk.now.mono_ms)
+        self._next(request)
+
+    def _stop_dialling(self, request: Request) -> None:
+        self._desk.agenda.cancel(self._key(request, "next_dial"))
+        self._dialler.abandon(request)
+
+    # --- the attempt ---
+
+    def _assign(self, request: Request, candidate: Candidate, stream: int) -> None:
+        if request.submit.deadline_ms is None:
+            self._extend_deadline(request, candidate)
+        request.attempts += 1
+        assign = self._assign_of(request, candidate)
+        try:
+            data, context = encode_assign(assign, self._desk.signer, self._desk.net_id)
+        except ProtocolError as error:
+            self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
+            code = "too_long" if error.code == "oversize" else "bad_request"
+            self._end(request, Why(code, error.message, error.hint, tuple(request.trail)))
+            return
+        self._book.add_assign(request.request_id, data)
+        self._desk.emit(WriteStream(stream, data))
+        self._desk.count("attempts")
+        self._ledger.start(candidate.node_id)
+        self._by_stream[stream] = request
+        request.attempt = Attempt(
+            self._desk,
+            self._book,
+            assign=assign,
+            candidate=candidate,
+            stream=stream,
+            context=context,
+            sent_bytes=len(data),
+            stall_ms=request.stall_ms,
+        )
+
+    def _assign_of(self, request: Request, candidate: Candidate) -> Assign:
+        submit, now_ms = request.submit, self._desk.now.mono_ms
+        worker_clock = candidate.ts + now_ms - candidate.received_mono_ms
+        return Assign(
+            head=self._desk.head(),
+            request_id=submit.request_id,
+            attempt=request.attempts,
+            worker=candidate.node_id,
+            worker_boot=candidate.boot,
+            accept_by=worker_clock + self._desk.timers.assign_window_ms,
+            prompt=submit.prompt,
+            config=submit.config,
+            resume=None,
+            priority=submit.priority,
+            deadline_ms=max(1, request.deadline_mono_ms - now_ms),
+            model=candidate.offer.name,
+            model_digest=submit.model_digest,
+            date=submit.date,
+        )
+
+    def _extend_deadline(self, request: Request, candidate: Candidate) -> None:
+        """The default deadline leaves room for a slow worker's whole answer."""
+        speed = candidate.capacity.tokens_per_s
+        extra_ms = round(2_000 * request.submit.config.max_tokens / speed) if speed > 0 else 0
+        extra_ms = min(extra_ms, self._desk.timers.max_job_ms)
+        deadline = request.submitted_mono_ms + self._desk.timers.deadline_ms + extra_ms
+        request.deadline_mono_ms = max(request.deadline_mono_ms, deadline)
+        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)
+
+    # --- what the stream brings ---
+
+    def data(self, stream: int, data: bytes) -> None:
+        request = self._by_stream[stream]
+        attempt = request.attempt
+        if attempt is None or attempt.stream != stream:
+            return  # after the end of the answer
+        for news in attempt.feed(data):
+            self._apply(request, attempt, news)
+
+    def finished(self, stream: int) -> None:
+        self._gone(stream, "ended the stream without the end of the answer")
+
+    def was_reset(self, stream: int, code: int) -> None:
+        self._gone(stream, f"abandoned the stream ({StreamCode.name_of(code)})")
+
+    def lost(self, stream: int, reason: str) -> None:
+        self._gone(stream, f"was lost: {reason}")
+
+    def _gone(self, stream: int, reason: str) -> None:
+        request = self._by_stream[stream]
+        if request.attempt is None:
+            self._close(request)
+        else:
+            self._apply(request, request.attempt, Ended(How.LOST, reason))
+
+    def _apply(self, request: Request, attempt: Attempt, news: News) -> None:
+        match news:
+            case Taken():
+                request.step(RequestStep.ACCEPT)
+                request.accepted += 1
+                self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number))
+            case Got(token):
+                if request.delivered == 0:
+                    self._ledger.first_token(attempt.worker, self._desk.now.mono_ms - attempt.sent_mono_ms)
+                request.delivered += len(token.texts)
+                self._desk.count("tokens_received", len(token.texts))
+                self._desk.emit(
+                    DeliverTokens(
+                        request.request_id,
+                        token.index,
+                        token.token_ids,
+                        token.texts,
+                        token.logprobs,
+                        attempt.worker,
+                        attempt.number,
+                    )
+                )
+            case Completed(complete):
+                self._completed(request, attempt, complete)
+            case Ended():
+                self._failed(request, attempt, news)
+            case _:
+                assert_never(news)
+
+    def _completed(self, request: Request, attempt: Attempt, complete: Complete) -> None:
+        request.step(RequestStep.COMPLETE)
+        self._ledger.success(attempt.worker, attempt.tokens_per_s())
+        self._release_attempt(request, attempt)
+        request.closing = attempt.stream
+        self._by_stream[attempt.stream] = request
+        self._desk.agenda.cancel(self._key(request, "deadline"))
+        self._desk.after(("attempt", attempt.stream, "closing"), self._desk.timers.closing_ms)
+        self._desk.emit(FinishStream(attempt.stream))
+        self._desk.count("requests_done")
+        self._book.end(request.request_id)
+        self._desk.emit(
+            Finished(
+                request_id=request.request_id,
+                finish_reason=complete.finish_reason,
+                total_tokens=complete.total_tokens,
+                prompt_tokens=complete.prompt_tokens,
+                duration_secs=complete.duration_secs,
+                worker=attempt.worker,
+                attempt=attempt.number,
+                model=attempt.assign.model,
+                model_digest=complete.model_digest,
+                text_digest=complete.text_digest,
+            )
+        )
+
+    def _failed(self, request: Request, attempt: Attempt, ended: Ended) -> None:
+        self._desk.count(f"attempts_{ended.how.name.lower()}")
+        request.note(attempt.worker, attempt.number, ended.reason)
+        self._end_attempt(request, attempt, ended)
+        if ended.how is How.SILENT and attempt.accepted:
+            request.stall_ms = min(2 * request.stall_ms, self._desk.timers.stall_max_ms)
+        aftermath.settle(self._desk, self._ledger, request, attempt, ended)
+        why = aftermath.judge(request, attempt, ended)
+        if why is not None:
+            self._end(request, why)
+            return
+        self._desk.emit(Retried(request.request_id, attempt.number, attempt.worker, ended.reason))
+        reborn = aftermath.reborn(request, attempt, ended)
+        if reborn is not None:
+            self._dial(request, reborn)
+        else:
+            self._next(request)
+
+    def _end_attempt(self, request: Request, attempt: Attempt, ended: Ended) -> None:
+        """A live attempt is cancelled at its worker before anything else begins."""
+        match ended.how:
+            case How.REJECTED | How.ERROR:
+                self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
+            case How.FAULT | How.DIGEST:
+                self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
+            case How.SILENT | How.SHORT:
+                self._cancel_live(attempt, ended.reason)
+            case How.LOST:
+                self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))
+            case _:
+                assert_never(ended.how)
+        self._release_attempt(request, attempt)
+
+    def _cancel_live(self, attempt: Attempt, reason: str) -> None:
+        self._desk.emit(WriteStream(attempt.stream, attempt.cancel_frame(reason)))
+        self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))
+
+    def _release_attempt(self, request: Request, attempt: Attempt) -> None:
+        attempt.stop_timers()
+        self._ledger.end(attempt.worker)
+        del self._by_stream[attempt.stream]
+        request.attempt = None
+
+    # --- ends ---
+
+    def _end(self, request: Request, why: Why) -> None:
+        """The one terminal event of a request that does not succeed."""
+        request.step(RequestStep.CANCEL if why.code == "cancelled" else RequestStep.FAIL)
+        self._stop_dialling(request)
+        if request.attempt is not None:
+            self._cancel_live(request.attempt, why.message)
+            self._release_attempt(request, request.attempt)
+        self._forget(request)
+        self._desk.count(f"requests_{why.code}")
+        self._book.end(request.request_id)
+        self._desk.emit(Failed(request.request_id, why.code, why.message, why.hint, why.trail))
+
+    def _close(self, request: Request) -> None:
+        """The stream of a finished answer has ended, or is ended here."""
+        assert request.closing is not None
+        request.step(RequestStep.CLOSE)
+        self._desk.agenda.cancel(("attempt", request.closing, "closing"))
+        del self._by_stream[request.closing]
+        self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        for name in ("deadline", "retry", "next_dial"):
+            self._desk.agenda.cancel(self._key(request, name))
+        del self._requests[request.request_id]
+
+    # --- timers ---
+
+    @staticmethod
+    def _key(request: Request, name: str) -> TimerKey:
+        return ("request", request.request_id, name)
+
+    def request_timer(self, request_id: RequestId, name: str) -> None:
+        request = self._requests[request_id]
+        match name:
+            case "deadline":
+                seconds = (request.deadline_mono_ms - request.submitted_mono_ms) / 1_000
+                message = f"no whole answer within {seconds:g} s"
+                self._end(request, Why("timeout", message, "give it more time", tuple(request.trail)))
+            case "retry":
+                self._next(request)
+            case "next_dial":
+                self._dial_another(request)
+            case _:
+                raise AssertionError(f"no such timer: {name}")
+
+    def dial_timer(self, dial: int) -> None:
+        self._desk.emit(AbandonDial(dial))
+        self.dial_failed(dial, f"no connection within {self._desk.timers.dial_ms} ms")
+
+    def attempt_timer(self, stream: int, name: str) -> None:
+        request = self._by_stream[stream]
+        if name == "closing":
+            self._desk.emit(ResetStream(stream, StreamCode.DONE))
+            self._close(request)
+        elif request.attempt is not None:
+            self._apply(request, request.attempt, request.attempt.timer(name))

@@ -1,0 +1,172 @@
+"""Selection: which worker gets the next attempt.
+
+The law: first what cannot be (model, digest, context, state, allowlist), told with a reason a peer; then what
+must not be now (refused, held, out, cooling down); then the better of two drawn at random, so that many
+requesters with the same news do not all run to the same worker. Chance is the caller's `rng`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from llama_gossip.protocol.events import Now
+from llama_gossip.protocol.ledger import Ledger, Record
+from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
+from llama_gossip.protocol.roster import Peer
+from llama_gossip.protocol.timers import Timers
+
+EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a second chance
+UNKNOWN_TOKENS_PER_S = 10.0  # a worker that announces no speed: neither favoured nor starved
+UNKNOWN_TTFT_MS = 200.0
+SATURATED_MS = 60_000.0  # what a stale Announce adds: chosen only when nobody fresh is there
+
+
+class Unfit(StrEnum):
+    CLIENT = "client"
+    LOADING = "loading"
+    DRAINING = "draining"
+    NOT_ALLOWED = "not_allowed"
+    OTHER = "other_worker"
+    MODEL = "model"
+    DIGEST = "digest"
+    TOO_LONG = "too_long"
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a request asks of a worker."""
+
+    model: str  # "" = any
+    model_digest: bytes | None
+    least_tokens: int  # prompt (as far as it is known without a tokeniser) and answer together
+    max_tokens: int
+    worker: NodeId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    node_id: NodeId
+    boot: int
+    order: tuple[int, int]  # (boot, seq) of the Announce that this stands on
+    ts: int  # the worker's wall clock in it
+    received_mono_ms: int
+    offer: ModelOffer
+    capacity: Capacity
+
+
+@dataclass(slots=True)
+class Survey:
+    fit: list[Candidate] = field(default_factory=list)
+    unfit: list[tuple[NodeId, Unfit, str]] = field(default_factory=list)
+
+
+def survey(
+    peers: Iterable[tuple[NodeId, Peer]], want: Want, *, allowlist: frozenset[NodeId] | None, now: Now
+) -> Survey:
+    """Who can, and why the others cannot."""
+    found = Survey()
+    for node_id, peer in peers:
+        if peer.expires_mono_ms <= now.mono_ms:
+            continue
+        fits = _fit(node_id, peer, want, allowlist)
+        if isinstance(fits, Candidate):
+            found.fit.append(fits)
+        else:
+            found.unfit.append((node_id, *fits))
+    return found
+
+
+def _fit(
+    node_id: NodeId, peer: Peer, want: Want, allowlist: frozenset[NodeId] | None
+) -> Candidate | tuple[Unfit, str]:
+    announce = peer.announce
+    if allowlist is not None and node_id not in allowlist:
+        return Unfit.NOT_ALLOWED, "is not on the allowlist"
+    if want.worker is not None and node_id != want.worker:
+        return Unfit.OTHER, "is not the worker that was asked for"
+    match announce.state:
+        case NodeState.CLIENT:
+            return Unfit.CLIENT, "is a client"
+        case NodeState.LOADING:
+            return Unfit.LOADING, "is still loading its model"
+        case NodeState.DRAINING:
+            return Unfit.DRAINING, "is leaving"
+        case NodeState.READY:
+            pass
+    offer = _offer(announce.capacity.models, want)
+    if not isinstance(offer, ModelOffer):
+        return offer
+    return Candidate(
+        node_id=node_id,
+        boot=announce.head.boot,
+        order=peer.order,
+        ts=announce.head.ts,
+        received_mono_ms=peer.received_mono_ms,
+        offer=offer,
+        capacity=announce.capacity,
+    )
+
+
+def _offer(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[Unfit, str]:
+    """The first model that serves it; otherwise the reason that comes closest."""
+    named = [m for m in models if want.model in ("", m.name)]
+    if not named:
+        return Unfit.MODEL, "serves " + (", ".join(repr(m.name) for m in models) or "no model")
+    equal = [m for m in named if want.model_digest is None or m.digest == want.model_digest]
+    if not equal:
+        return Unfit.DIGEST, "serves other weights under this name"
+    roomy = [m for m in equal if want.least_tokens <= m.context]
+    if not roomy:
+        context = max(m.context for m in equal)
+        return Unfit.TOO_LONG, f"has a context of {context} tokens, {want.least_tokens} are needed"
+    return roomy[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Draws one of the candidates."""
+
+    ledger: Ledger
+    timers: Timers
+    rng: random.Random
+    explore_share: float = EXPLORE_SHARE
+
+    def choose(
+        self, candidates: list[Candidate], want: Want, *, barred: Callable[[NodeId], bool], now: Now
+    ) -> Candidate | None:
+        """`barred`: what this one request must not try again or is trying already."""
+        pool = [c for c in candidates if not barred(c.node_id) and self.available(c, now)]
+        awake = [c for c in pool if self.ledger.peek(c.node_id).cooldown_until_ms <= now.mono_ms]
+        pool = awake or pool  # if everyone is on cooldown, cooldowns are ignored
+        if len(pool) < 2:
+            return pool[0] if pool else None
+        if self.rng.random() < self.explore_share:
+            return self.rng.choice(pool)
+        return min(self.rng.sample(pool, 2), key=lambda c: self.score_ms(c, want, now))
+
+    def available(self, candidate: Candidate, now: Now) -> bool:
+        """Neither held by its own retry_after nor out since a failure."""
+        record = self.ledger.peek(candidate.node_id)
+        return record.held_until_ms <= now.mono_ms and not is_out(record, candidate)
+
+    def score_ms(self, candidate: Candidate, want: Want, now: Now) -> float:
+        """Estimated time to the whole answer. Own measurements first, announced values second."""
+        record = self.ledger.peek(candidate.node_id)
+        capacity = candidate.capacity
+        tokens_per_s = record.tokens_per_s or capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
+        generate_ms = want.max_tokens / tokens_per_s * 1_000
+        slots = max(1, capacity.max_concurrent)
+        load = max(capacity.current_load + capacity.queue_depth, record.in_flight)
+        waiting_rounds = max(0, load - slots + 1) / slots
+        queue_ms = max(float(capacity.queue_ms), waiting_rounds * generate_ms)
+        ttft_ms = UNKNOWN_TTFT_MS if record.ttft_ms is None else record.ttft_ms
+        stale = now.mono_ms - candidate.received_mono_ms > self.timers.stale_ms
+        shared = 1 + min(load, slots) / slots  # a batch is slower for each of its members
+        return queue_ms + ttft_ms + generate_ms * shared + (SATURATED_MS if stale else 0.0)
+
+
+def is_out(record: Record, candidate: Candidate) -> bool:
+    return record.out_since is not None and candidate.order <= record.out_since
