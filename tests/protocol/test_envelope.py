@@ -31,7 +31,6 @@ from llama_gossip.protocol.envelope import (
 )
 from llama_gossip.protocol.messages import (
     Announce,
-    Assign,
     Claim,
     EnvelopeMessage,
     Head,
