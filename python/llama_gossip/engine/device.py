@@ -17,7 +17,6 @@ from llama_gossip.engine.noise import SAMPLER
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import NumericsClass
 
-FP32_PARAMETERS: Final = 200_000_000  # on a CPU up to here fp32 is fast enough, and resumes exactly
 BUSY_LOAD_PER_CORE: Final = 0.5  # from here on, threads that spin between steps only steal time
 NVIDIA_SIGNS: Final = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # a GPU is expected where one exists
 CPU_WORDS: Final = ("AVX512", "AVX2")  # what MKL and ATen call the kernel classes whose results are pinned
@@ -93,13 +92,6 @@ def cpu_label() -> str:
     except (OSError, StopIteration):
         name = platform.machine()
     return f"cpu {name}"
-
-
-def default_dtype(device: str, parameters: int) -> str:
-    """ "bf16" on CUDA, "fp32" on a CPU for small models (exact resumes, fast enough), else "bf16"."""
-    if device.startswith("cuda"):
-        return "bf16"
-    return "fp32" if parameters <= FP32_PARAMETERS else "bf16"
 
 
 def numerics(dtype: str, device: str, quantisation: str) -> tuple[str, NumericsClass]:

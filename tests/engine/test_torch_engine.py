@@ -1,0 +1,183 @@
+"""The torch engine: faults of single rows, honest loading, and the same text as transformers' own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from llama_gossip.engine import torch_engine
+from llama_gossip.engine.base import FailureCode
+from llama_gossip.engine.checkpoint import Checkpoint, load_checkpoint
+from llama_gossip.engine.torch_engine import PREFILL_CHUNK, TorchEngine, TorchModel
+from llama_gossip.errors import EngineError
+from llama_gossip.protocol.messages import FinishReason, IdsPrompt, NumericsClass
+from tests.engine.driving import LONG_PROMPT, job, started
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint("tiny-random", device="cpu", dtype="fp32")
+
+
+@pytest.fixture
+def engine(checkpoint: Checkpoint) -> Iterator[TorchEngine]:
+    made = TorchEngine(checkpoint, max_concurrent=4, threads=1)
+    yield made
+    made.close()
+
+
+def greedy_by_transformers(checkpoint: Checkpoint, ids: list[int], count: int) -> tuple[int, ...]:
+    import torch
+
+    with torch.inference_mode():
+        out = checkpoint.module.generate(
+            torch.tensor([ids]),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        )
+    return tuple(out[0, len(ids) :].tolist())
+
+
+def test_greedy_tokens_are_those_of_generate(checkpoint: Checkpoint, engine: TorchEngine) -> None:
+    """min_new_tokens forbids the end token there, a bias forbids it here."""
+    no_end = tuple((token_id, -1e9) for token_id in checkpoint.eos_ids)
+    with started(engine) as seen:
+        for number, size in enumerate((3, PREFILL_CHUNK, PREFILL_CHUNK + 1, 700)):
+            ids = [(11 * i + number) % 256 for i in range(size)]
+            engine.submit(job(number, IdsPrompt(tuple(ids)), temperature=0.0, logit_bias=no_end))
+            assert seen.answer(number).ids == greedy_by_transformers(checkpoint, ids, 24)
+
+
+def test_a_long_prompt_goes_in_by_chunks_and_others_step_in_between(engine: TorchEngine) -> None:
+    order = []
+    with started(engine) as seen:
+        seen.react = lambda events: order.extend((event.job_id, type(event).__name__) for event in events)
+        engine.submit(job(1, max_tokens=1000, ignore_eos=True))
+        seen.wait_for(lambda: seen.tokens(1), "the first token")
+        engine.submit(job(2, LONG_PROMPT, max_tokens=1))
+        seen.answer(2)
+        engine.cancel(1)
+        seen.answer(1)
+    percents = [event.percent for event in seen.prefills(2)]
+    assert percents == sorted(percents)
+    assert len(percents) == len(LONG_PROMPT) // PREFILL_CHUNK
+    chunks = [at for at, event in enumerate(order) if event == (2, "JobPrefill")]
+    between = [order[a:b] for a, b in pairwise(chunks)]
+    assert sum((1, "JobTokens") in part for part in between) >= len(between) - 1
+
+
+def test_logits_that_are_not_finite_fail_their_row_alone(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = TorchModel._forward
+
+    def poisoned(self: TorchModel, ids: list[int], cache: Any) -> Any:
+        logits = plain(self, ids, cache)
+        if ids[0] == 66:  # the prompt "B…"
+            logits = logits.copy()
+            logits[7] = float("nan")
+        return logits
+
+    monkeypatch.setattr(TorchModel, "_forward", poisoned)
+    with started(engine) as seen:
+        engine.submit(job(1, "A", temperature=0.0, ignore_eos=True))
+        engine.submit(job(2, "B"))
+        failed = seen.answer(2).failed
+        assert failed.code is FailureCode.NOT_FINITE
+        assert not failed.retryable
+        assert seen.answer(1).done.total_tokens == 24
+
+
+def test_an_operator_that_raises_fails_its_row_alone_and_may_be_retried(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = TorchModel._forward
+
+    def raising(self: TorchModel, ids: list[int], cache: Any) -> Any:
+        if ids[0] == 66:
+            raise RuntimeError("out of memory at /some/secret/path")
+        return plain(self, ids, cache)
+
+    monkeypatch.setattr(TorchModel, "_forward", raising)
+    with started(engine) as seen:
+        engine.submit(job(1, "A", ignore_eos=True))
+        engine.submit(job(2, "B"))
+        failed = seen.answer(2).failed
+        assert (failed.code, failed.retryable) == (FailureCode.ENGINE, True)
+        assert "secret" not in failed.message
+        assert seen.answer(1).done.total_tokens == 24
+    assert "out of memory" in caplog.text
+
+
+def test_an_end_token_ends_the_answer_and_is_not_shown(checkpoint: Checkpoint) -> None:
+    plain = TorchEngine(checkpoint, threads=1)
+    with started(plain) as seen:
+        plain.submit(job(1, temperature=0.0, ignore_eos=True))
+        whole = seen.answer(1)
+    end = whole.ids[9]
+    first = whole.ids.index(end)
+    ending = TorchEngine(replace(checkpoint, eos_ids=(258, end)), threads=1)
+    with started(ending) as seen:
+        ending.submit(job(1, temperature=0.0))
+        ending.submit(job(2, temperature=0.0, ignore_eos=True))
+        answer = seen.answer(1)
+        assert answer.ids == whole.ids[:first]
+        assert answer.done.finish_reason is FinishReason.STOP
+        assert seen.answer(2).ids == whole.ids
+        ending.submit(job(3, temperature=0.0, resume=answer.resume_at(len(answer.ids))))
+        resumed = seen.answer(3)
+        assert (resumed.ids, resumed.done.finish_reason) == ((), FinishReason.STOP)
+        assert resumed.done.text_digest == answer.done.text_digest
+
+
+def test_a_model_whose_cached_steps_differ_is_refused_at_load(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = TorchModel._forward
+    monkeypatch.setattr(
+        TorchModel,
+        "_forward",
+        lambda self, ids, cache: plain(self, ids[-1:] if cache is not None else ids, cache),
+    )
+    with pytest.raises(EngineError) as caught:
+        TorchEngine(checkpoint, threads=1)
+    assert "cache" in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_context_is_what_memory_allows(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, size, fp32
+    monkeypatch.setattr(torch_engine, "memory_available", lambda: 2 * 1000 * bytes_per_token)
+    engine = TorchEngine(checkpoint, threads=1)
+    with started(engine) as seen:
+        assert engine.info.context == 1000
+        assert any("context is 1000 of 4096" in note for note in engine.info.notes)
+        engine.submit(job(1, max_tokens=1000))
+        assert seen.answer(1).failed.code is FailureCode.TOO_LONG
+
+
+def test_what_is_served_is_told_honestly(engine: TorchEngine, checkpoint: Checkpoint) -> None:
+    info = engine.info
+    assert (info.model, info.backend, info.dtype) == ("tiny-random", "torch", "fp32")
+    assert info.model_digest == checkpoint.model_digest
+    assert (info.numerics_id, info.numerics_class) == ("s1-fp32-cpu-none", NumericsClass.FP32)
+    assert info.device.startswith("cpu ")
+    assert (info.context, info.max_concurrent) == (4096, 4)
+    assert info.tokens_per_s > 0
+    assert info.memory_bytes == 4 * checkpoint.parameters
+    assert "random weights: for tests" in info.notes
+
+
+def test_bf16_is_called_fast(checkpoint: Checkpoint) -> None:
+    half = load_checkpoint("tiny-random", device="cpu", dtype="bf16")
+    engine = TorchEngine(half, threads=1)
+    with started(engine) as seen:
+        assert engine.info.numerics_class is NumericsClass.FAST
+        engine.submit(job(1, ignore_eos=True))
+        assert seen.answer(1).done.total_tokens == 24
