@@ -214,6 +214,7 @@ pub async fn join(core: Arc<Core>, topic: TopicId, bootstrap: Vec<EndpointId>) -
     core.spawn(receive(core.clone(), topic, receiver));
     core.spawn(send(core.clone(), sender.clone()));
     core.spawn(maintainer::run(core.clone(), sender));
+    core.spawn(maintainer::watch_stalls(core.clone(), topic));
     core.spawn(discovery::watch(core.clone(), topic));
     Ok(OpResult::Nothing)
 }
@@ -323,7 +324,8 @@ async fn receive(core: Arc<Core>, topic: TopicId, mut receiver: GossipReceiver) 
     }
 }
 
-async fn subscribe_again(core: &Arc<Core>, topic: TopicId) -> Result<GossipReceiver, Failure> {
+/// One more subscription to the joined topic; it begins with the neighbours there are.
+pub async fn subscribe_again(core: &Arc<Core>, topic: TopicId) -> Result<GossipReceiver, Failure> {
     let options = JoinOptions { bootstrap: BTreeSet::new(), subscription_capacity: SUBSCRIPTION_CAPACITY };
     let subscription = core.gossip()?.subscribe_with_opts(topic, options).await;
     Ok(subscription.map_err(|error| Failure::new("lost", error.to_string()))?.split().1)

@@ -11,10 +11,14 @@ use std::{
 };
 
 use iroh::EndpointId;
-use iroh_gossip::{api::GossipSender, net::GOSSIP_ALPN};
+use iroh_gossip::{api::GossipSender, net::GOSSIP_ALPN, proto::TopicId};
+use n0_future::StreamExt;
 use tokio::{task::JoinSet, time};
 
-use crate::{core::Core, gossip::ACTIVE_VIEW};
+use crate::{
+    core::Core,
+    gossip::{self, ACTIVE_VIEW},
+};
 
 const TICK: Duration = Duration::from_millis(500);
 /// In larger networks HyParView fills the view by itself, and joining evicts somebody else's
@@ -57,21 +61,38 @@ pub async fn run(core: Arc<Core>, sender: GossipSender) {
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        release_stalled(&core);
         core.dials.prune();
         let due = due(&core, &mut records, Instant::now());
         repair_all(&core, &sender, due).await;
     }
 }
 
-/// Closes the gossip connections of silent peers when they freeze the topic for everybody.
-fn release_stalled(core: &Core) {
-    let silent = core.peers.silent(SILENT);
-    if core.topic.stuck_for() >= STUCK {
-        for node in silent {
-            core.peers.close_gossip(&node, b"stalled");
+/// A task of its own: repairs may take seconds, a frozen topic should not.
+pub async fn watch_stalls(core: Arc<Core>, topic: TopicId) {
+    let mut ticks = time::interval(TICK);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let silent = core.peers.silent(SILENT);
+        if !silent.is_empty() && is_frozen(&core, topic).await {
+            for node in silent {
+                core.peers.close_gossip(&node, b"stalled");
+            }
         }
     }
+}
+
+/// Whether iroh-gossip's one actor waits for a peer. Asked only when one is silent: a subscription
+/// lists the neighbours at once, unless nobody is there to answer.
+async fn is_frozen(core: &Arc<Core>, topic: TopicId) -> bool {
+    if core.topic.stuck_for() >= STUCK {
+        return true;
+    }
+    if core.topic.neighbors().is_empty() {
+        return false;
+    }
+    let probe = async { Some(gossip::subscribe_again(core, topic).await.ok()?.next().await) };
+    time::timeout(STUCK, probe).await.is_err()
 }
 
 /// Brings the records up to date and picks who is to be repaired now.
