@@ -29,6 +29,7 @@ from llama_gossip.identity import NodeKey, claim_key, network_secret, next_boot
 from llama_gossip.news import NodeEvent
 from llama_gossip.peers import Peer, peer_of
 from llama_gossip.protocol import events
+from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 TELEMETRY_S = 0.5  # a heartbeat: how often a stepping engine is noticed
 ANNOUNCE_CHANGE = 0.25  # relative change of tokens/s that is news to the others
+REBUILD_S = 60.0  # the evidence for muteness is a minute old: a rebuild needs as long to show
 TICKET_PEERS = 8  # what a ticket holds
 
 
@@ -78,6 +80,7 @@ class InferenceNode:
         self._transport: Transport | None = None
         self._bootstrap: list[address_book.Entry] = []
         self._telemetry: asyncio.Task[None] | None = None
+        self._rebuilt_ms = 0
         self._ended = False
 
     # --- beginning ---
@@ -151,6 +154,7 @@ class InferenceNode:
                 rng=random.SystemRandom(),
                 allowlist=None if allow is None else frozenset(allow),
                 version=__version__,
+                policy=Policy(open_network=network is not None),
             )
             node = cls(key, core, dirs, secret, network_name)
             await node._bind(reach, tickets, allow)
@@ -363,6 +367,7 @@ class InferenceNode:
         announced = 0.0
         while True:
             await asyncio.sleep(TELEMETRY_S)
+            self._heal()
             bridge = self._driver.bridge
             if bridge is None:
                 continue
@@ -373,6 +378,15 @@ class InferenceNode:
             if abs(speed - announced) > ANNOUNCE_CHANGE * max(announced, 1e-9):
                 announced = speed
                 self._driver.feed(events.EngineChanged(bridge.capacity()))
+
+    def _heal(self) -> None:
+        """Rebuilds the outbound gossip when nobody seems to hear it, at most once in REBUILD_S."""
+        moment = now()
+        if self._transport is None or moment.mono_ms < self._rebuilt_ms + REBUILD_S * 1000:
+            return
+        if self._core.is_mute(moment):
+            self._rebuilt_ms = moment.mono_ms
+            self._transport.rebuild_gossip()
 
     async def __aenter__(self) -> InferenceNode:
         await self.join()
