@@ -37,6 +37,7 @@ class FakeNode:
     node_id: NodeId
     model: ScriptedModel | None
     alive: bool = True
+    frozen: list[ev.Event] | None = None  # what waits while the process is stopped; None: it runs
     wake_at: int | None = None
     user: dict[RequestId, list[Any]] = field(default_factory=dict)
     log: list[ef.Effect] = field(default_factory=list)
@@ -45,6 +46,9 @@ class FakeNode:
     def feed(self, event: ev.Event) -> list[ef.Effect]:
         """Hands one event to the core and performs what it asks."""
         if not self.alive:
+            return []
+        if self.frozen is not None:
+            self.frozen.append(event)
             return []
         if self.model is not None and not self.model.takes(event):
             return []
@@ -111,7 +115,7 @@ class FakeNet:
         self.unreachable: set[NodeId] = set()  # dials to them time out
         self.refusing: set[NodeId] = set()  # dials to them fail at once
         self.ends: dict[int, _End] = {}
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._serial = itertools.count()
         self._streams = itertools.count(1)
         self._dials: dict[tuple[int, int], bool] = {}
@@ -142,6 +146,15 @@ class FakeNet:
                 node.feed(ev.EngineChanged(node.model.capacity()))
             node.feed(ev.Joined((f"127.0.0.1:{5_000 + self.nodes.index(node)}",)))
 
+    def freeze(self, node: FakeNode) -> None:
+        """The process is stopped: it takes nothing in and sends nothing, but its connections stand."""
+        node.frozen = []
+
+    def thaw(self, node: FakeNode) -> None:
+        waiting, node.frozen = node.frozen or [], None
+        for event in waiting:
+            node.feed(event)
+
     def kill(self, node: FakeNode) -> None:
         """The process is gone without a word."""
         node.alive = False
@@ -170,7 +183,7 @@ class FakeNet:
     def clock(self) -> ev.Now:
         return ev.Now(self.now_ms, WALL_MS + self.now_ms)
 
-    def at(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def at(self, delay_ms: int, action: Callable[[], object]) -> None:
         heapq.heappush(self._queue, (self.now_ms + delay_ms, next(self._serial), action))
 
     def step(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.protocol.fakewire import FakeNet, check_quiet
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol.messages import FinishReason
 from llama_gossip.protocol.transcript import verify_transcript
+from tests.protocol.fakewire import FakeNet, check_quiet
 from tests.protocol.scripted_model import DIGEST, ScriptedModel, answer_of
 
 

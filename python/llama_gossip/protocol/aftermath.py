@@ -44,7 +44,8 @@ def settle(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, ended
             return
         case How.ERROR:
             assert isinstance(ended.frame, Error)
-            _settle_error(desk, ledger, request, attempt, ended.frame)
+            if _settle_error(desk, ledger, request, attempt, ended.frame):
+                return
         case _:
             assert_never(ended.how)
     request.failed_before = True
@@ -87,7 +88,8 @@ def _is_reborn(request: Request, attempt: Attempt, reject: Reject) -> bool:
     )
 
 
-def _settle_error(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, error: Error) -> None:
+def _settle_error(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, error: Error) -> bool:
+    """True: a refusal that came late, no failure."""
     if error.code == "too_long":  # a larger context may do
         request.least_context = max(request.least_context, attempt.candidate.offer.context + 1)
         request.barred[attempt.worker] = "too_long"
@@ -95,6 +97,8 @@ def _settle_error(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt
         ledger.out(attempt.worker, attempt.candidate.order, desk.now.mono_ms)
     else:
         request.tired.add(attempt.worker)
+        return False
+    return True
 
 
 def _strike(ledger: Ledger, request: Request, attempt: Attempt, ended: Ended) -> None:
