@@ -29,8 +29,11 @@ from llama_gossip.protocol.messages import (
     Head,
     NodeId,
     NodeState,
+    NumericsClass,
     Phase,
     Progress,
+    PromptFacts,
+    Reject,
     RequestId,
     Token,
 )
@@ -232,3 +235,48 @@ class Asked:
 
     def resets(self) -> list[int]:
         return [e.code for e in self.worker.all(ef.ResetStream) if e.stream == self.stream]
+
+
+# --- short hands for both sides --------------------------------------------------
+
+
+FACTS = PromptFacts(7, DIGEST, DIGEST, "scripted-1", NumericsClass.EXACT)
+
+
+def tokens(job: int, index: int, *texts: str) -> ev.EngineTokens:
+    return ev.EngineTokens(job, index, tuple(range(len(texts))), texts)
+
+
+def done(job: int, text: str, count: int) -> ev.EngineDone:
+    digest = blake2b(text.encode(), digest_size=32).digest()
+    return ev.EngineDone(job, FinishReason.STOP, count, 7, digest, DIGEST)
+
+
+def ended(job: int) -> ev.EngineFailed:
+    return ev.EngineFailed(job, "cancelled", "cancelled", retryable=False)
+
+
+def running(client: HandClient) -> int:
+    return client.worker.core._worker.jobs.queue.running
+
+
+def started(**options: object) -> tuple[HandWorker, Hand]:
+    """A submitted request whose Assign has arrived."""
+    worker = HandWorker()
+    worker.submit(**options)
+    return worker, worker.connect()
+
+
+def kinds(effects: list[ef.Effect]) -> list[type]:
+    return [type(effect) for effect in effects if not isinstance(effect, ef.Wake | ef.Broadcast)]
+
+
+def only(effects: list[ef.Effect], kind: type) -> ef.Effect:
+    (found,) = [effect for effect in effects if isinstance(effect, kind)]
+    return found
+
+
+def rejected(asked: Asked) -> Reject:
+    (frame,) = asked.frames()
+    assert isinstance(frame, Reject)
+    return frame
