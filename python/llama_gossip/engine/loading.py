@@ -95,7 +95,7 @@ def _check_architecture(facts: HubFolder) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = facts.config.get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelUnavailable(
             f"{facts.path} holds a model of type {kind!r}, which cannot be run here",
             hint="upgrade transformers, or serve another model",

@@ -1,0 +1,14 @@
+"""Fixtures of the model tests: the real model, once a checkout, and small models of every test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_gossip.engine.models import ModelFolder
+from tests.support.models import real_model
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> ModelFolder:
+    """The default model, fetched and converted in the checkout's shared models directory."""
+    return real_model()
