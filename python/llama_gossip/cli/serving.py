@@ -30,12 +30,12 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
     output = session.output
     reason = "error"
     with Signals(grace_s=SERVE_GRACE_S) as signals:
-        async with session.node() as node:
-            node.add_listener(lambda event: tell(output, event))
-            try:
+        try:
+            async with session.node() as node:
+                node.add_listener(lambda event: tell(output, event))
                 reason = await _serve_until_stopped(session, role, node, signals, beside)
-            finally:
-                output.event(events.Shutdown(reason))
+        finally:
+            output.event(events.Shutdown(reason))  # the last event: nothing of the node speaks after it
     output.say(f"{node.name} has left")
     return 0
 

@@ -1,0 +1,270 @@
+"""How commands end on loopback: signals, drains, deaths of the other side, errors at the start."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.cli_process import PROGRAM, Running, environment, objects, run
+
+pytestmark = pytest.mark.live
+
+PACE_MS = 20
+CANCEL_MS = 100 + PACE_MS  # the worker's time to stop: 100 ms and one step
+CLIENT_END_S = 2.0
+ENDLESS = ("--max-tokens", "4000", "--json")
+
+
+def worker(home: Path, *more: str, model: str = f"paced:{PACE_MS}", **env: str) -> Running:
+    return Running(home, "worker", "--json", "--model", model, *more, **env)
+
+
+def client(home: Path, *more: str) -> Running:
+    return Running(home, "client", "Hello", *more)
+
+
+def left_over(home: Path) -> list[Path]:
+    """What a process that has ended must not leave: rendezvous entries and half-written files."""
+    run_files = [path for path in (home / "run").rglob("*") if not path.is_dir()]
+    return run_files + [path for path in home.rglob(".*") if path.is_file()]
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_client_stops_the_worker_and_names_itself_in_the_exit_code(
+    home: Path, number: signal.Signals, code: int
+) -> None:
+    delays: list[float] = []
+    with worker(home) as serving:
+        serving.event("ready")
+        for _ in range(3):
+            with client(home, *ENDLESS) as asking:
+                asking.event("token", index=2)
+                begin, wall_ms = time.monotonic(), time.time() * 1000
+                asking.signal(number)
+                assert asking.wait() == code
+                assert time.monotonic() - begin < CLIENT_END_S
+                end = serving.event("request_end")
+                assert asking.errors == []
+                received = 1 + max(event["index"] for event in asking.events() if event["event"] == "token")
+            delays.append(end["ts_ms"] - wall_ms)
+            assert end["tokens"] < 4000
+            assert end["tokens"] - received <= (CANCEL_MS + 1000) / PACE_MS  # hardly more than was on its way
+            assert "complete" not in [event["event"] for event in asking.events()]
+        assert min(delays) <= CANCEL_MS, delays  # the best of three: other tests run on the same cores
+        assert run(home, "client", "Hello", "--max-tokens", "3").returncode == 0  # the slot is free again
+        serving.signal(signal.SIGTERM)
+        assert serving.wait() == 0
+    assert left_over(home) == []
+
+
+def test_a_reader_that_has_enough_stops_the_worker_too(home: Path) -> None:
+    with worker(home) as serving:
+        serving.event("ready")
+        with subprocess.Popen(
+            [*PROGRAM, "client", "Hello", *ENDLESS],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        ) as asking:
+            assert asking.stdout is not None
+            assert asking.stderr is not None
+            assert asking.stdout.readline()
+            asking.stdout.close()  # as `| head -1` does
+            assert serving.event("request_end")["tokens"] < 4000
+            assert asking.stderr.read() == b""
+        assert asking.returncode == 141
+
+
+def test_a_deadline_is_exit_6(home: Path) -> None:
+    with worker(home) as serving:
+        serving.event("ready")
+        begin = time.monotonic()
+        done = run(home, "client", "Hello", *ENDLESS, "--deadline", "1")
+        assert time.monotonic() - begin < 6
+        error = objects(done.stdout)[-1]
+        assert (done.returncode, error["event"], error["exit_code"]) == (6, "error", 6)
+        assert serving.event("request_end")["tokens"] < 4000
+
+
+# --- the other side dies --------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_before_the_first_token_is_replaced_by_another(home: Path) -> None:
+    with worker(home, model="scripted:hang_after=0") as hanging:
+        first = hanging.event("ready")
+        with client(home, "--json", "--max-tokens", "5") as asking:
+            hanging.event("request")
+            with worker(home, model="scripted:stop_after=5") as healthy:
+                second = healthy.event("ready")
+                hanging.process.kill()
+                complete = asking.event("complete")
+                assert asking.wait() == 0
+    assert complete["worker"] == second["node_id"] != first["node_id"]
+    assert (complete["attempts"], complete["total_tokens"], complete["verified"]) == (2, 5, True)
+
+
+def test_a_worker_that_dies_alone_is_a_sentence_and_no_hang(home: Path) -> None:
+    with worker(home, model="scripted:hang_after=0") as hanging:
+        hanging.event("ready")
+        with client(home, "--json") as asking:
+            hanging.event("request")
+            hanging.process.kill()
+            error = asking.event("error", timeout_s=15)
+            code = asking.wait()
+    assert code in (4, 5)  # nobody is left, or the one there was has failed
+    assert error["exit_code"] == code
+    assert error["message"]
+    assert error["hint"]
+
+
+def test_an_answer_that_breaks_off_is_never_a_success(home: Path) -> None:
+    with worker(home) as serving:
+        serving.event("ready")
+        with client(home, *ENDLESS) as asking:
+            asking.event("token", index=2)
+            serving.process.kill()
+            error = asking.event("error", timeout_s=20)
+            assert asking.wait() == error["exit_code"] != 0
+            assert "complete" not in [event["event"] for event in asking.events()]
+
+
+def test_a_worker_whose_engine_fails_is_exit_5(home: Path) -> None:
+    with worker(home, model="scripted:fail_before_first=1") as serving:
+        serving.event("ready")
+        done = run(home, "client", "Hello")
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+
+
+# --- the worker ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_the_first_signal_lets_a_running_answer_end_and_leaves_with_0(
+    home: Path, number: signal.Signals, reason: str
+) -> None:
+    with worker(home) as serving, client(home, "--json", "--max-tokens", "50") as asking:
+        ready = serving.event("ready")
+        asking.event("token", index=0)
+        serving.signal(number)
+        assert asking.event("complete")["total_tokens"] == 50
+        assert asking.wait() == 0
+        assert serving.wait() == 0
+        assert serving.errors[-1:] == [] or "warning" in serving.errors[-1]
+    told = serving.events()
+    assert (told[-1]["event"], told[-1]["reason"]) == ("shutdown", reason)
+    assert [event["event"] for event in told].count("shutdown") == 1
+    assert ready["node_id"]
+    assert left_over(home) == []
+
+
+def test_a_draining_worker_takes_nothing_new(home: Path) -> None:
+    with worker(home) as serving, client(home, *ENDLESS) as asking:
+        serving.event("ready")
+        asking.event("token", index=0)
+        serving.signal(signal.SIGTERM)
+        late = run(home, "client", "Hello", "--json")
+        assert late.returncode in (4, 5), late.stdout
+        assert asking.event("error", timeout_s=15)["exit_code"] in (4, 5)  # what could not be finished
+        assert serving.wait() == 0
+
+
+def test_the_second_signal_ends_a_worker_at_once(home: Path) -> None:
+    with worker(home) as serving, client(home, *ENDLESS) as asking:
+        serving.event("ready")
+        asking.event("token", index=0)
+        serving.signal(signal.SIGTERM)
+        begin = time.monotonic()
+        serving.signal(signal.SIGINT)
+        assert serving.wait() == 130
+        assert time.monotonic() - begin < 1.5
+
+
+def test_the_others_are_told_when_a_worker_leaves(home: Path) -> None:
+    with worker(home) as staying:
+        staying.event("ready")
+        with worker(home) as leaving:
+            node_id = leaving.event("ready")["node_id"]
+            staying.event("peer_up", node_id=node_id)
+            leaving.signal(signal.SIGTERM)
+            staying.event("peer_down", timeout_s=5, node_id=node_id)
+            assert leaving.wait() == 0
+
+
+def test_a_signal_while_a_model_loads_ends_quickly(home: Path) -> None:
+    with worker(home, model="tiny-random") as loading:
+        with worker(home) as watching:
+            watching.event("ready")  # by now the other one has joined, or does so now
+            begin = time.monotonic()
+            loading.signal(signal.SIGTERM)
+            code = loading.wait(10)
+            watching.signal(signal.SIGTERM)
+            assert watching.wait() == 0
+        assert time.monotonic() - begin < 6
+    assert code in (0, 143)  # 143: so early that not even the loop ran
+    assert "Traceback" not in "".join(loading.errors)
+    assert left_over(home) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--model", "smollm2-135n"], 4, "did you mean smollm2-135m?"),
+        (["--model", "/nowhere/model.gguf"], 4, "there is no file"),
+        (["--model", "scripted:bogus=1"], 2, "bogus"),
+        (["--model", "tiny-random", "--dtype", "int3"], 2, "int3"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_served_is_one_sentence_with_its_exit_code(
+    home: Path, arguments: list[str], code: int, told: str
+) -> None:
+    done = run(home, "worker", "--json", *arguments)
+    events: list[dict[str, Any]] = objects(done.stdout)
+    [error] = [event for event in events if event["event"] == "error"]
+    assert (done.returncode, error["exit_code"]) == (code, code)
+    assert told in error["message"] + error["hint"]
+    assert "Traceback" not in done.stderr
+    assert left_over(home) == []
+
+
+def test_a_missing_cuda_device_is_loud_and_the_cpu_serves(home: Path) -> None:
+    with worker(home, "--device", "cuda:77", model="tiny-random") as serving:
+        assert serving.event("ready")["device"].startswith("cpu")
+        assert any("warning: " in line and "cuda:77" in line for line in serving.errors)
+
+
+def test_a_key_file_that_others_can_read_is_exit_3(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "open.key"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o644)
+    done = run(home, "worker", "--key-file", str(path), "--model", "scripted")
+    assert done.returncode == 3
+    assert f"chmod 600 {path}" in done.stderr
+
+
+def test_a_worker_says_in_words_what_serves_and_what_to_type_next(home: Path) -> None:
+    with Running(home, "worker", "--model", "scripted", "--name", "hans") as serving:
+        lines = [serving.line()]
+        while "lets whoever holds it" not in lines[-1]:
+            lines.append(serving.line())
+        serving.signal(signal.SIGINT)
+        assert serving.wait() == 0
+    text = "".join(lines)
+    assert lines[0].startswith("worker hans is ready (")
+    assert "llama-gossip client --join lg1" in text
+    assert 'llama-gossip client "Hello"  (same host and user: no ticket needed)' in text
+    for part in ("scripted", "8 at once", "tok/s", "device"):
+        assert part in text
+    assert "interrupted: finishing what runs" in "".join(serving.lines)
+    assert "\x1b" not in text  # a pipe gets no colours
