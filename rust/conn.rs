@@ -8,9 +8,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use iroh::{
@@ -39,6 +39,9 @@ const STRANGER_BYTES: i64 = 4 << 20;
 /// The receive window every connection starts with, and the one after trust or by our own dial.
 pub const WINDOW_UNTRUSTED: VarInt = VarInt::from_u32(256 << 10);
 pub const WINDOW_TRUSTED: VarInt = VarInt::from_u32(4 << 20);
+
+/// A dialled connection without a stream is kept this long: every one costs keep-alives.
+const IDLE_DIAL: Duration = Duration::from_secs(60);
 
 /// What all strangers of a node share.
 #[derive(Debug, Default)]
@@ -197,14 +200,16 @@ async fn accept_streams(core: &Arc<Core>, conn: &Arc<Conn>) {
     }
 }
 
+/// A dialled connection and when it was last asked for.
+type Dialled = Option<(Arc<Conn>, Instant)>;
+
 /// The inner lock makes concurrent dials of one peer one.
-type Slot = Arc<AsyncMutex<Option<Arc<Conn>>>>;
+type Slot = Arc<AsyncMutex<Dialled>>;
 
 /// Connections that we dialled, one a peer.
 #[derive(Debug, Default)]
 pub struct Dials {
     slots: Mutex<HashMap<EndpointId, Slot>>,
-    pub count: AtomicU64,
 }
 
 impl Dials {
@@ -214,21 +219,27 @@ impl Dials {
         }
         let slot = lock(&self.slots).entry(peer).or_default().clone();
         let mut slot = slot.lock().await;
-        if let Some(conn) = slot.as_ref().filter(|conn| conn.quic.close_reason().is_none()) {
+        if let Some((conn, used)) = slot.as_mut().filter(|(conn, _)| conn.quic.close_reason().is_none()) {
+            *used = Instant::now();
             return Ok(conn.clone());
         }
         let endpoint = core.endpoint().await?;
         let quic = endpoint.connect(peer, &core.settings.alpn).await?;
-        self.count.fetch_add(1, Ordering::Relaxed);
         let conn = Conn::new(core, quic, true);
-        *slot = Some(conn.clone());
+        *slot = Some((conn.clone(), Instant::now()));
         Ok(conn)
     }
 
-    /// Drops slots of connections that have ended.
+    /// Forgets connections that have ended, and closes those that nobody uses any more.
     pub fn prune(&self) {
         lock(&self.slots).retain(|_, slot| match slot.try_lock() {
-            Ok(conn) => conn.as_ref().is_some_and(|conn| conn.quic.close_reason().is_none()),
+            Ok(slot) => slot.as_ref().is_some_and(|(conn, used)| {
+                let idle = conn.open.load(Ordering::Relaxed) == 0 && used.elapsed() > IDLE_DIAL;
+                if idle {
+                    conn.quic.close(VarInt::from_u32(0), b"idle");
+                }
+                !idle && conn.quic.close_reason().is_none()
+            }),
             Err(_) => true,
         });
     }

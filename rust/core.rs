@@ -46,6 +46,8 @@ const UNI_STREAMS: VarInt = VarInt::from_u32(16);
 const SEND_WINDOW: u64 = 4 << 20;
 /// Of the time that `close` has, at most this share goes to data that is still on its way.
 const FLUSH_SHARE: u32 = 2;
+/// Live peers acknowledge a close within milliseconds; the rest of iroh's 3 s would wait for dead ones.
+const GOODBYE: Duration = Duration::from_millis(700);
 const FLUSH_POLL: Duration = Duration::from_millis(5);
 
 /// What bind brought.
@@ -283,6 +285,11 @@ async fn shut_down(core: &Arc<Core>, deadline: Instant, flush: Duration) {
     let _ = timeout_at(deadline, core.operations.wait()).await;
     let router = lock(&core.router).take();
     if let (true, Some(router)) = (bound, router) {
-        let _ = timeout_at(deadline, router.shutdown()).await;
+        // A task of its own: what outlasts the wait still ends in order, only later.
+        let goodbye = core.runtime.spawn(async move {
+            // Fails only when the router's task panicked; then there is nobody to say goodbye to.
+            let _ = router.shutdown().await;
+        });
+        let _ = timeout_at(deadline.min(Instant::now() + GOODBYE), goodbye).await;
     }
 }

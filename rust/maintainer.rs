@@ -5,7 +5,7 @@
 //! dial poisoned, and an outbound side that went mute.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -99,9 +99,13 @@ async fn is_frozen(core: &Arc<Core>, topic: TopicId) -> bool {
 fn due(core: &Core, records: &mut HashMap<EndpointId, Record>, now: Instant) -> Vec<EndpointId> {
     let mut known = core.book.nodes();
     known.retain(|node| core.peers.is_allowed(node));
-    records.retain(|node, _| known.contains(node));
-    let target = if known.len() <= ACTIVE_VIEW { known.len() } else { ENOUGH };
-    let wanted = target.saturating_sub(core.topic.neighbors().len());
+    let in_book: HashSet<EndpointId> = known.iter().copied().collect();
+    records.retain(|node, _| in_book.contains(node));
+    // Neighbours that the book does not name count too: of six known, six are wanted, whoever they are.
+    let neighbors = core.topic.neighbors();
+    let there_are = in_book.union(&neighbors.iter().copied().collect()).count();
+    let target = if there_are <= ACTIVE_VIEW { there_are } else { ENOUGH };
+    let wanted = target.saturating_sub(neighbors.len());
     let mut due = Vec::new();
     for node in known {
         let record = records.entry(node).or_insert_with(|| Record {

@@ -17,7 +17,8 @@ def test_two_nodes_hear_each_other(mesh):
     assert right.of(native.EVENT_GOSSIP)[0][1] == left.id
 
 
-def test_five_nodes_form_a_full_mesh_and_everybody_hears_everybody(mesh):
+@pytest.mark.parametrize("_again", range(4))  # half-joined neighbours come from races: seen once in ten
+def test_five_nodes_form_a_full_mesh_and_everybody_hears_everybody(mesh, _again):
     peers = mesh(5)
     for index, peer in enumerate(peers):
         for number in range(5):

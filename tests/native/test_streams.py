@@ -154,6 +154,15 @@ def test_a_peer_that_closes_loses_its_streams_once(pair):
     assert len(opener.of(native.EVENT_STREAM_LOST)) == 1
 
 
+def test_what_was_not_finished_never_looks_complete(pair):
+    opener, acceptor, ours, theirs = pair()
+    acceptor.node.write(theirs, b"half an ans")
+    until(lambda: opener.data.get(ours) == b"half an ans", opener, acceptor)
+    acceptor.close()
+    until(lambda: opener.of(native.EVENT_STREAM_RESET) or opener.of(native.EVENT_STREAM_LOST), opener)
+    assert not opener.of(native.EVENT_STREAM_FINISHED)
+
+
 def test_what_was_finished_before_close_still_arrives(pair):
     opener, acceptor, ours, theirs = pair()
     answer = os.urandom(512 * KIB)
