@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import Broadcast
 from llama_gossip.protocol.envelope import sign_envelope
@@ -20,8 +21,9 @@ from llama_gossip.protocol.roster import Peer, Roster
 
 NO_PREKEY = bytes(KEY_BYTES)  # the zero point: nobody can seal to it, so no delivery over gossip is offered
 NO_CAPACITY = Capacity("", "", (), 0, 0, 0, 0, 0.0, 0)
-_PERIODIC = ("presence", None, "periodic")
-_SOON = ("presence", None, "soon")
+_PERIODIC: TimerKey = ("presence", None, "periodic")
+_GREET: TimerKey = ("presence", None, "greet")
+_CHANGE: TimerKey = ("presence", None, "change")
 
 
 class Presence:
@@ -57,29 +59,33 @@ class Presence:
         self.announce()
 
     def neighbor_up(self) -> None:
-        self._soon(self._desk.timers.greet_gap_ms)
+        self._soon(_GREET, self._desk.timers.greet_gap_ms)
 
     def stranger_heard(self) -> None:
         """Somebody whom we did not know; it may not know us."""
         if self.state() is not NodeState.CLIENT:
             timers = self._desk.timers
-            self._soon(timers.greet_gap_ms, jitter_ms=self._desk.rng.randint(0, timers.greet_jitter_ms))
+            jitter_ms = self._desk.rng.randint(0, timers.greet_jitter_ms)
+            self._soon(_GREET, timers.greet_gap_ms, jitter_ms)
 
     def look_for_change(self) -> None:
-        """Called after every event: has what we last said become wrong?"""
+        """Called after every event: has what we last said become wrong? What came and went is not told."""
         if self._said is None or self._tell() == self._said:
+            self._desk.agenda.cancel(_CHANGE)
             return
         timers = self._desk.timers
         same_state = self._said[0] is self.state() and self._same_offer()
-        self._soon(timers.change_gap_ms if same_state else timers.greet_gap_ms)
+        self._soon(_CHANGE, timers.change_gap_ms if same_state else timers.greet_gap_ms)
 
-    def _soon(self, gap_ms: int, jitter_ms: int = 0) -> None:
+    def _soon(self, key: TimerKey, gap_ms: int, jitter_ms: int = 0) -> None:
         if not self._joined:
             return
         at = max(self._desk.now.mono_ms, self._said_mono_ms + gap_ms) + jitter_ms
-        due = self._desk.agenda.due_of(_SOON)
-        if due is None or at < due:
-            self._desk.agenda.set(_SOON, at)
+        due = self._desk.agenda.due_of(key)
+        if at <= self._desk.now.mono_ms:
+            self.announce()
+        elif due is None or at < due:
+            self._desk.agenda.set(key, at)
 
     # --- what ---
 
@@ -92,7 +98,8 @@ class Presence:
         self._mute.sent(announce.head.seq, desk.now.mono_ms)
         period_ms = timers.client_announce_ms if self._is_client() else timers.announce_ms
         spread = 1 + timers.announce_spread * (2 * desk.rng.random() - 1)
-        desk.agenda.cancel(_SOON)
+        desk.agenda.cancel(_GREET)
+        desk.agenda.cancel(_CHANGE)
         desk.after(_PERIODIC, round(period_ms * spread))
 
     def leave(self, reason: str) -> None:
@@ -102,8 +109,9 @@ class Presence:
         leave = Leave(desk.head(), reason)
         desk.emit(Broadcast(sign_envelope(leave, desk.signer, desk.net_id), urgent=True))
         self._joined = False
-        desk.agenda.cancel(_PERIODIC)
-        desk.agenda.cancel(_SOON)
+        self._said = None
+        for key in (_PERIODIC, _GREET, _CHANGE):
+            desk.agenda.cancel(key)
 
     def state(self) -> NodeState:
         offer = self._jobs.offer
