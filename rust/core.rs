@@ -19,7 +19,7 @@ use iroh_gossip::net::{GOSSIP_ALPN, Gossip};
 use tokio::{
     runtime::Handle,
     sync::SetOnce,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -274,6 +274,9 @@ async fn shut_down(core: &Arc<Core>, deadline: Instant, flush: Duration) {
     let flushed = deadline.min(Instant::now() + flush);
     while core.streams.finishing() > 0 && Instant::now() < flushed {
         sleep(FLUSH_POLL).await;
+    }
+    if let Some(until) = core.topic.lingers_until() {
+        sleep_until(flushed.min(until.into())).await;
     }
     core.cancel.cancel();
     let published = lock(&core.published).take();

@@ -51,6 +51,9 @@ const MAX_START_DIALS: usize = 32;
 /// After a lag of iroh-gossip neighbour events may be missing; a new subscription lists them within this.
 const RESYNC: Duration = Duration::from_millis(300);
 
+/// Our queue, iroh-gossip's and the link together take a few milliseconds; a busy host several times that.
+const LINGER: Duration = Duration::from_millis(80);
+
 pub fn membership() -> HyparviewConfig {
     HyparviewConfig {
         active_view_capacity: ACTIVE_VIEW,
@@ -72,6 +75,8 @@ struct Outbox {
     normal: VecDeque<Bytes>,
     /// Since when iroh-gossip has not taken the message that we are handing over.
     stuck_since: Option<Instant>,
+    /// When a message last went in: what was said just before a close is still on its way.
+    last_in: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +158,7 @@ impl Topic {
         }
         self.counters.sent.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        outbox.last_in = Some(Instant::now());
         if urgent {
             outbox.urgent.push_back(data)
         } else {
@@ -183,6 +189,14 @@ impl Topic {
         let next = outbox.urgent.pop_front().or_else(|| outbox.normal.pop_front());
         outbox.stuck_since = next.as_ref().map(|_| Instant::now());
         next
+    }
+
+    /// Until when a last message is given time to leave: a QUIC close discards what its peer has not read.
+    pub fn lingers_until(&self) -> Option<Instant> {
+        if lock(&self.neighbors).is_empty() {
+            return None;
+        }
+        lock(&self.outbox).last_in.map(|at| at + LINGER)
     }
 
     /// How long iroh-gossip has refused to take the current message.

@@ -157,7 +157,11 @@ class InferenceNode:
                 policy=Policy(open_network=network is not None),
             )
             node = cls(key, core, dirs, secret, network_name)
-            await node._bind(reach, tickets, allow)
+            try:
+                await node._bind(reach, tickets, allow)
+            except BaseException:
+                node._ended = True  # there is nothing to shut down
+                raise
         except BaseException:
             key.release()
             raise
