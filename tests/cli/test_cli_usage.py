@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,10 +86,12 @@ def test_help_is_fast_and_loads_neither_torch_nor_the_extension(home: Path) -> N
     assert done.stdout.splitlines()[-1] == "[]"
     times = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = os.times()
         subprocess.run([*PROGRAM, "--help"], capture_output=True, env=environment(home), check=True)
-        times.append(time.perf_counter() - begin)
-    assert min(times) <= HELP_S, times  # the fastest: other tests run on the same cores
+        after = os.times()
+        user_s, system_s = after.children_user - before.children_user, after.children_system
+        times.append(user_s + system_s - before.children_system)
+    assert min(times) <= HELP_S, times  # of a core: other tests may run on the same ones
 
 
 def test_each_option_is_shown_with_its_environment_variable(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -26,6 +29,20 @@ def worker(home: Path, *more: str, model: str = f"paced:{PACE_MS}", **env: str) 
 
 def client(home: Path, *more: str) -> Running:
     return Running(home, "client", "Hello", *more)
+
+
+@contextmanager
+def piped(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """A process whose output the test may stop reading; its stdout and stderr."""
+    with subprocess.Popen(
+        [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield process, process.stdout, process.stderr
+        finally:
+            process.kill()
 
 
 def left_over(home: Path) -> list[Path]:
@@ -68,19 +85,12 @@ def test_a_signal_to_the_client_stops_the_worker_and_names_itself_in_the_exit_co
 def test_a_reader_that_has_enough_stops_the_worker_too(home: Path) -> None:
     with worker(home) as serving:
         serving.event("ready")
-        with subprocess.Popen(
-            [*PROGRAM, "client", "Hello", *ENDLESS],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(home),
-        ) as asking:
-            assert asking.stdout is not None
-            assert asking.stderr is not None
-            assert asking.stdout.readline()
-            asking.stdout.close()  # as `| head -1` does
+        with piped(home, "client", "Hello", *ENDLESS) as (asking, out, err):
+            assert out.readline()
+            out.close()  # as `| head -1` does
             assert serving.event("request_end")["tokens"] < 4000
-            assert asking.stderr.read() == b""
-        assert asking.returncode == 141
+            assert err.read() == b""
+            assert asking.wait(30) == 141
 
 
 def test_a_deadline_is_exit_6(home: Path) -> None:
@@ -117,7 +127,7 @@ def test_a_worker_that_dies_alone_is_a_sentence_and_no_hang(home: Path) -> None:
         with client(home, "--json") as asking:
             hanging.event("request")
             hanging.process.kill()
-            error = asking.event("error", timeout_s=15)
+            error = asking.event("error", timeout_s=60)
             code = asking.wait()
     assert code in (4, 5)  # nobody is left, or the one there was has failed
     assert error["exit_code"] == code
@@ -268,3 +278,27 @@ def test_a_worker_says_in_words_what_serves_and_what_to_type_next(home: Path) ->
         assert part in text
     assert "interrupted: finishing what runs" in "".join(serving.lines)
     assert "\x1b" not in text  # a pipe gets no colours
+
+
+def test_a_worker_whose_output_nobody_reads_leaves_in_an_orderly_way(home: Path) -> None:
+    with worker(home) as watching:
+        watching.event("ready")
+        with piped(home, "worker", "--json", "--model", "scripted") as (leaving, out, err):
+            node_id = json.loads(out.readline())["node_id"]
+            watching.event("peer_up", node_id=node_id)
+            out.close()
+            assert run(home, "client", "Hello", "--worker", node_id).returncode == 0
+            watching.event("peer_down", node_id=node_id, reason="nobody reads the output")
+            assert err.read() == b"warning: scripted words, no model: for tests and benches\n"
+            assert leaving.wait(30) == 141
+
+
+def test_hybrid_ends_with_0_while_its_input_stays_open(home: Path) -> None:
+    with Running(home, "hybrid", "--json", "--model", f"paced:{PACE_MS}", "--max-tokens", "4000") as both:
+        both.event("ready")
+        both.write("Hello\n")
+        both.event("token")
+        both.signal(signal.SIGTERM)
+        assert both.wait() == 0
+        assert both.errors == ["warning: scripted words, no model: for tests and benches\n"]
+        assert [event["event"] for event in both.events()].count("complete") == 0

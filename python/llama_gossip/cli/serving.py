@@ -32,7 +32,7 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
     with Signals(grace_s=SERVE_GRACE_S) as signals:
         try:
             async with session.node() as node:
-                node.add_listener(lambda event: tell(output, event))
+                node.add_listener(_listener(output, signals))
                 reason = await _serve_until_stopped(session, role, node, signals, beside)
         finally:
             output.event(events.Shutdown(reason))  # the last event: nothing of the node speaks after it
@@ -58,7 +58,20 @@ async def _serve_until_stopped(
     session.output.say(f"{signals.reason}: finishing what runs (again to stop at once)")
     if not await node.drain(DRAIN_S, signals.reason):
         session.output.say("some answers could not be finished in time")
+    await node.shutdown(signals.reason)
     return signals.reason
+
+
+def _listener(output: Output, signals: Signals) -> Callable[[news.NodeEvent], None]:
+    """Tells the news. When nobody reads them any more (a closed pipe) the worker leaves in an orderly way."""
+
+    def listen(event: news.NodeEvent) -> None:
+        try:
+            tell(output, event)
+        except BrokenPipeError:
+            signals.stop("nobody reads the output")
+
+    return listen
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

@@ -35,6 +35,7 @@ class Session:
     output: Output = field(default_factory=Output)
     config: Config = field(default_factory=Config)
     dirs: Directories = field(default_factory=Directories.find)
+    tickets: list[str] = field(default_factory=list)
 
     def begin(self, arguments: dict[str, Any], *, news: TextIO | None = None) -> Config:
         """Reads the options. Raises UsageError, ConfigError."""
@@ -42,6 +43,8 @@ class Session:
         mode: Mode = "json" if config.json else "quiet" if config.quiet else "human"
         self.output = Output(mode, color=not config.no_color, news=news)
         _log_to_stderr(config.verbose)
+        if "join" in arguments:  # read here, where waiting for stdin can still be interrupted
+            self.tickets = read_tickets(config.join)
         return config
 
     @contextlib.asynccontextmanager
@@ -53,7 +56,7 @@ class Session:
         config = self.config
         node = await InferenceNode.spawn(
             config.name,
-            join=read_tickets(config.join),
+            join=self.tickets,
             network=config.network,
             reach=config.reach,
             key_file=config.key_file,

@@ -17,7 +17,7 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 CLIENT_GRACE_S = 1.8  # the promise is 2 s
-SERVE_GRACE_S = 15.0  # 10 s of draining, then goodbye
+SERVE_GRACE_S = 18.0  # 10 s of draining, then goodbye to the network, then the engine's end
 
 
 def exit_code_of(signum: int) -> int:
@@ -30,14 +30,11 @@ class Signals:
 
     def __init__(self, *, grace_s: float, on_first: Callable[[], object] | None = None) -> None:
         self.received: signal.Signals | None = None
+        self.reason = ""  # of the end, in a word or two
         self.stopped = asyncio.Event()
         self._grace_s = grace_s
         self._on_first = on_first
         self._clock: threading.Timer | None = None
-
-    @property
-    def reason(self) -> str:
-        return REASONS[self.received] if self.received else ""
 
     def __enter__(self) -> Signals:
         loop = asyncio.get_running_loop()
@@ -53,11 +50,16 @@ class Signals:
             loop.remove_signal_handler(number)
         # The clock goes on: leaving the loop and the interpreter counts as well.
 
+    def stop(self, reason: str) -> None:
+        """Asks for an orderly end; the first reason stays."""
+        self.reason = self.reason or reason
+        self.stopped.set()
+
     def _receive(self, number: signal.Signals) -> None:
         if self.received is not None:
             os._exit(exit_code_of(number))
         self.received = number
-        self.stopped.set()
+        self.stop(REASONS[number])
         self._clock = threading.Timer(self._grace_s, os._exit, (exit_code_of(number),))
         self._clock.daemon = True
         self._clock.start()
