@@ -24,12 +24,22 @@ REQUEST_FAULTS = {"bad_request": "bad_request", "unsupported": "bad_request", "d
 _HINTS = {"bad_request": "change the request", "timeout": "give it more time: --deadline"}
 
 
-def settle(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, ended: Ended) -> None:
-    """What it means for the worker: out, held, on cooldown, barred for this request, or nothing."""
+def settle(
+    desk: Desk,
+    ledger: Ledger,
+    request: Request,
+    attempt: Attempt,
+    ended: Ended,
+    *,
+    newest: tuple[int, int],
+) -> None:
+    """What it means for the worker: out, held, on cooldown, barred for this request, or nothing.
+    newest: (boot, seq) of its newest Announce, which no longer counts when it is out."""
     worker, now_ms = attempt.worker, desk.now.mono_ms
     match ended.how:
         case How.LOST | How.SILENT:
-            ledger.out(worker, attempt.candidate.order, now_ms)
+            ledger.out(worker, newest, now_ms)
+            request.tired.add(worker)
         case How.FAULT:
             ledger.fault(worker, now_ms)
             request.barred[worker] = "fault"
@@ -40,11 +50,11 @@ def settle(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, ended
             request.tired.add(worker)
         case How.REJECTED:
             assert isinstance(ended.frame, Reject)
-            _settle_reject(desk, ledger, request, attempt, ended.frame)
+            _settle_reject(desk, ledger, request, attempt, ended.frame, newest)
             return
         case How.ERROR:
             assert isinstance(ended.frame, Error)
-            if _settle_error(desk, ledger, request, attempt, ended.frame):
+            if _settle_error(desk, ledger, request, attempt, ended.frame, newest):
                 return
         case _:
             assert_never(ended.how)
@@ -52,19 +62,21 @@ def settle(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, ended
     _strike(ledger, request, attempt, ended)
 
 
-def _settle_reject(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, reject: Reject) -> None:
+def _settle_reject(
+    desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, reject: Reject, newest: tuple[int, int]
+) -> None:
     worker, now_ms = attempt.worker, desk.now.mono_ms
     retry_after_ms = min(reject.retry_after_ms, desk.timers.cooldown_max_ms)
     match reject.reason:
         case RejectReason.FULL | RejectReason.LATE:
             ledger.hold(worker, now_ms + (retry_after_ms or desk.timers.full_retry_ms))
         case RejectReason.DRAINING:
-            ledger.out(worker, attempt.candidate.order, now_ms)
+            ledger.out(worker, newest, now_ms)
         case RejectReason.POLICY if retry_after_ms:
             ledger.hold(worker, now_ms + retry_after_ms)
         case RejectReason.STALE_BOOT:
             if not _is_reborn(request, attempt, reject):
-                ledger.out(worker, attempt.candidate.order, now_ms)
+                ledger.out(worker, newest, now_ms)
         case RejectReason.MODEL | RejectReason.TOO_LONG | RejectReason.POLICY | RejectReason.DIGEST:
             request.barred[worker] = reject.reason.name.lower()
         case _:
@@ -88,13 +100,15 @@ def _is_reborn(request: Request, attempt: Attempt, reject: Reject) -> bool:
     )
 
 
-def _settle_error(desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, error: Error) -> bool:
+def _settle_error(
+    desk: Desk, ledger: Ledger, request: Request, attempt: Attempt, error: Error, newest: tuple[int, int]
+) -> bool:
     """True: a refusal that came late, no failure."""
     if error.code == "too_long":  # a larger context may do
         request.least_context = max(request.least_context, attempt.candidate.offer.context + 1)
         request.barred[attempt.worker] = "too_long"
     elif error.code == "draining":
-        ledger.out(attempt.worker, attempt.candidate.order, desk.now.mono_ms)
+        ledger.out(attempt.worker, newest, desk.now.mono_ms)
     else:
         request.tired.add(attempt.worker)
         return False

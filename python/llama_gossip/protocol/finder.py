@@ -55,6 +55,11 @@ class Finder:
         """One to dial beside those that are being dialled."""
         return self._choose(request, self._survey(request))
 
+    def newest(self, candidate: Candidate) -> tuple[int, int]:
+        """(boot, seq) of its newest Announce: what it says after this is news."""
+        orders = (peer.order for node_id, peer in self._peers() if node_id == candidate.node_id)
+        return max(candidate.order, *orders, (0, 0))
+
     def _survey(self, request: Request) -> Survey:
         return survey(self._peers(), request.want(), allowlist=self._allowlist, now=self._desk.now)
 

@@ -140,7 +140,8 @@ class Requester:
         self._desk.count("dials_failed")
         request.note(candidate.node_id, 0, f"could not be reached: {reason}")
         request.failed_before = True
-        self._ledger.out(candidate.node_id, candidate.order, self._desk.now.mono_ms)
+        request.tired.add(candidate.node_id)
+        self._ledger.out(candidate.node_id, self._finder.newest(candidate), self._desk.now.mono_ms)
         self._next(request)
 
     def _stop_dialling(self, request: Request) -> None:
@@ -293,7 +294,8 @@ class Requester:
         self._end_attempt(request, attempt, ended)
         if ended.how is How.SILENT and attempt.accepted:
             request.stall_ms = min(2 * request.stall_ms, self._desk.timers.stall_max_ms)
-        aftermath.settle(self._desk, self._ledger, request, attempt, ended)
+        newest = self._finder.newest(attempt.candidate)
+        aftermath.settle(self._desk, self._ledger, request, attempt, ended, newest=newest)
         why = aftermath.judge(request, attempt, ended)
         if why is not None:
             self._end(request, why)
