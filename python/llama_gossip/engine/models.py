@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, assert_never
 
+from llama_gossip.directories import Directories
 from llama_gossip.errors import ModelUnavailable
 
 from .catalogue import CATALOGUE, DEFAULT, Entry, HubModel, InMemory, PackagedFile, nearest
@@ -64,13 +65,7 @@ class ModelStatus:
 
 def default_models_dir() -> Path:
     """LLAMA_GOSSIP_MODELS, else models/ of LLAMA_GOSSIP_HOME, else of the user's data directory."""
-    if named := os.environ.get("LLAMA_GOSSIP_MODELS"):
-        return Path(named).expanduser()
-    if home := os.environ.get("LLAMA_GOSSIP_HOME"):
-        return Path(home).expanduser() / "models"
-    from platformdirs import user_data_dir
-
-    return Path(user_data_dir("llama-gossip", appauthor=False)) / "models"
+    return Directories.find().models
 
 
 def list_models(models_dir: Path | None = None) -> list[ModelStatus]:

@@ -1,6 +1,7 @@
 """Progress: how long work on model files tells its caller where it stands. The caller draws, we count.
 
-The law: `done` never falls within a stage, and the last call of a finished stage has `done == total`.
+The law: within a stage `done` only rises, and a finished stage has ended with `done == total`; a stage may
+come again, for another file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import select
 import shutil
 import sys
 import zipfile
@@ -12,7 +14,8 @@ import pytest
 
 from llama_gossip.engine import fetch, models
 from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT, PackagedFile
-from llama_gossip.engine.fetch import Installer, installers, packaged_file
+from llama_gossip.engine.fetch import packaged_file
+from llama_gossip.engine.installer import Installer, installers
 from llama_gossip.engine.models import ModelFolder
 from llama_gossip.errors import ModelUnavailable
 from tests.support.model_work import finish, start
@@ -43,7 +46,11 @@ def wheel_of(file: Path, target: Path) -> Path:
 
 
 def nothing_half_made(models_dir: Path) -> bool:
-    return not list(models_dir.glob(".*partial*")) and not packaged_file(ENTRY, SOURCE, models_dir).exists()
+    return nothing_partial(models_dir) and not packaged_file(ENTRY, SOURCE, models_dir).exists()
+
+
+def nothing_partial(models_dir: Path) -> bool:
+    return not list(models_dir.glob(".*partial*"))
 
 
 def test_two_processes_that_fetch_at_once_fetch_it_once(tmp_path: Path) -> None:
@@ -117,6 +124,68 @@ def test_a_package_with_other_bytes_is_refused_by_the_installer(
     assert nothing_half_made(tmp_path)
 
 
+def running(code: str) -> Installer:
+    """A real process in the installer's place."""
+    return Installer("pip", lambda *_: [sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+        "error: Failed to write: No space left on device (os error 28)",
+        "OSError: [Errno 122] Disk quota exceeded",
+    ],
+)
+def test_a_disk_that_fills_up_while_fetching_is_one_sentence(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "installers", lambda: [running(f"import sys; print({words!r}); sys.exit(1)")])
+    with pytest.raises(ModelUnavailable, match=f"cannot fetch {DEFAULT}: the disk of .* is full") as caught:
+        models.resolve(DEFAULT, tmp_path)
+    assert caught.value.code == "disk_full"
+    assert nothing_half_made(tmp_path)
+
+
+def test_an_interrupted_fetch_leaves_no_installer_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The installer is a real process that would go on for a minute; the progress callback interrupts."""
+    noted = tmp_path / "pid"
+    code = f"import os, time; open({str(noted)!r}, 'w').write(str(os.getpid())); "
+    code += "print('Progress 1 of 2', flush=True); time.sleep(60)"
+    monkeypatch.setattr(fetch, "installers", lambda: [running(code)])
+
+    def interrupt(_stage: str, done: int, _total: int, /) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        models.resolve(DEFAULT, tmp_path / "models", progress=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)
+    assert nothing_half_made(tmp_path / "models")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of no other system does this")
+def test_a_fetch_killed_outright_takes_its_installer_along_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    process = start(tmp_path, DEFAULT)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("progress fetch 0")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (found := children.read_text().split()):
+        pass  # the installer is being started
+    child = os.pidfd_open(int(found[0]))
+    process.kill()
+    process.wait(30)
+    process.stdout.close()
+    gone, _, _ = select.select([child], [], [], 30)
+    os.close(child)
+    assert gone, "the installer ends with its parent"
+    assert finish(start(tmp_path, DEFAULT))[-1].startswith("ready")
+    assert nothing_partial(tmp_path)
+
+
 def test_asking_only_for_the_path_fetches_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="not fetched yet"):
         models.path(DEFAULT, tmp_path)
@@ -178,10 +247,3 @@ def test_a_damaged_model_file_is_refused_by_its_hash_with_a_remedy(
         models.resolve(DEFAULT, tmp_path)
     assert "delete it and start again" in caught.value.hint
     assert caught.value.exit_code == 4
-
-
-def test_the_installers_complaint_loses_addresses_and_control_characters() -> None:
-    said = (
-        "Looking in indexes: https://me:secret@host/simple\nERROR: \x1b[31mbad https://me:secret@host/x y\n"
-    )
-    assert fetch._complaint(said) == "[31mbad … y"
