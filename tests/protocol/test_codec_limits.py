@@ -24,6 +24,7 @@ from llama_gossip.protocol.messages import (
     Token,
     TokenLogprob,
 )
+from llama_gossip.protocol.structure import check_structure
 from tests.protocol.wire_samples import CONFIG, ENVELOPES, FRAMES, OFFER
 from tests.protocol.wire_tamper import SAMPLES, decode, elements, refused, replaced
 
@@ -159,6 +160,24 @@ def test_a_value_nested_six_deep_is_taken_and_seven_deep_is_not() -> None:
         extra = [extra]
     assert decode("leave", msgpack.packb([*elements("leave"), extra])) == SAMPLES["leave"]
     refused("leave", msgpack.packb([*elements("leave"), [extra]]))
+
+
+@pytest.mark.parametrize(
+    "first", [*range(0x80, 0x90), 0xC1, 0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9), 0xDE, 0xDF]
+)
+def test_no_map_extension_type_or_unused_byte_passes_the_check_of_the_structure(first: int) -> None:
+    for padding in (0, 1, 2, 3, 5, 9, 17, 18, 40):
+        with pytest.raises(ProtocolError) as caught:
+            check_structure(b"\x91" + bytes([first]) + bytes(padding), limits.MAX_ARRAY)
+        assert "map or an extension" in caught.value.message
+
+
+def test_the_check_of_the_structure_wants_exactly_one_value() -> None:
+    for good in (b"\x90", b"\x92\x01\xa1x", b"\xdc\x00\x40" + bytes(64), b"\x91\xc6\x00\x00\x00\x01x"):
+        check_structure(good, limits.MAX_ARRAY)
+        for junk in (good + b"\x00", good[:-1], b"\x91" + good + b"\xc0"):
+            with pytest.raises(ProtocolError):
+                check_structure(junk, limits.MAX_ARRAY)
 
 
 def test_long_runs_of_ids_keep_their_exact_count_and_types() -> None:

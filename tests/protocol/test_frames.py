@@ -199,6 +199,7 @@ def test_an_unknown_kind_keeps_the_rules_that_are_known() -> None:
     assert refused(target, forge(14, msgpack.packb(["0"]))) == "malformed"
     assert refused(target, forge(14, msgpack.packb([0, {}]))) == "malformed"
     assert refused(target, forge(14, msgpack.packb([0, [0] * 65]))) == "malformed"
+    assert refused(target, forge(14, msgpack.packb([0]) + b"\xc0")) == "malformed"
     assert refused(target, forge(14, msgpack.packb([0]), context=bytes(32))) == "signature"
 
 

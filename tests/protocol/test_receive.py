@@ -226,6 +226,14 @@ def test_a_message_over_the_rate_uses_no_number_up_and_is_taken_later() -> None:
     assert isinstance(watched.take(late, a_second_later), Received)
 
 
+def test_stale_messages_spend_nothing_of_their_signers_rate() -> None:
+    """Old recordings are well signed: replaying them must not silence the signer they were taken from."""
+    watched = Watched()
+    for seq in range(100):
+        assert watched.take(signed(leave(seq, ts=TS_MS - 90_000))) is DropReason.STALE
+    assert isinstance(watched.take(signed(leave(1))), Received)
+
+
 def test_a_signed_payload_that_is_malformed_is_dropped_after_its_number_was_used() -> None:
     """Its signer made it: judging it again on every delivery would only cost."""
     watched = Watched()

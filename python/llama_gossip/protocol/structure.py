@@ -86,7 +86,7 @@ def check_structure(data: bytes, max_array: int) -> None:
         while left == 0:
             if not outer:
                 if position != end:
-                    raise malformed("bytes after the value")
+                    raise malformed("truncated" if position > end else "bytes after the value")
                 return
             left = outer.pop()
         if position >= end:
@@ -109,8 +109,6 @@ def check_structure(data: bytes, max_array: int) -> None:
                 position = run.end()
         else:
             raise malformed("a map or an extension type")
-        if position + left > end:
-            raise malformed("truncated")
 
 
 def _after_length(data: bytes, position: int) -> int:
