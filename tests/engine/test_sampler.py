@@ -77,6 +77,21 @@ def test_a_pick_over_the_whole_vocabulary_misses_no_lucky_token(
     assert pick_noisy(z, config, 5) == int(np.argmax(z + gumbel(seed, 5, np.arange(9000))))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    number=st.integers(0, 2**32),
+    spread=st.sampled_from([0.01, 0.3, 1.0, 6.0]),
+    top_p=st.sampled_from([0.01, 0.3, 0.7, 0.97]),
+)
+def test_a_nucleus_found_without_a_sort_is_that_of_the_sort(number: int, spread: float, top_p: float) -> None:
+    z = np.array(logits_of(number, 12_000)) * spread + np.arange(12_000) * 1e-7  # no ties
+    order = np.argsort(-z)
+    masses = np.exp(z[order] - z[order[0]])
+    count = int(np.searchsorted(np.cumsum(masses), top_p * masses.sum())) + 1
+    found = survivors(z, top_k=None, top_p=top_p, min_p=0.0)
+    assert set(found.tolist()) == set(order[:count].tolist())
+
+
 def test_a_flat_vocabulary_is_cut_at_its_mass_by_lowest_ids() -> None:
     ids = survivors(np.zeros(10_000), top_k=None, top_p=0.25, min_p=0.0)
     assert sorted(ids.tolist()) == list(range(2500))

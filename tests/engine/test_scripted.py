@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from llama_gossip.engine.base import FailureCode
-from llama_gossip.engine.scripted import Script, ScriptedEngine, ScriptedModel, parse_spec
+from llama_gossip.engine.base import EngineEvent, FailureCode, JobTokens
+from llama_gossip.engine.scripted import Script, ScriptedEngine, ScriptedModel, ScriptedRow, parse_spec
 from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import FinishReason
-from tests.engine.driving import Collector, job, started
+from tests.engine.driving import WAIT_S, Collector, job, started
 
 
 def test_a_failure_before_the_first_token_is_retryable_and_empty() -> None:
@@ -82,6 +84,33 @@ def test_a_close_does_not_wait_for_a_step_that_never_ends() -> None:
     engine.close()
     for number in (1, 2):
         assert len(seen.answer(number).ids) == 1
+
+
+class Slow(SteppedEngine[ScriptedRow]):
+    """Its thread comes to a halt between a step and the sink, until `go`."""
+
+    def __init__(self) -> None:
+        self.arrived, self.go = threading.Event(), threading.Event()
+        super().__init__(ScriptedModel("slow", Script(), max_concurrent=1), "slow")
+
+    def _emit(self, events: Sequence[EngineEvent]) -> None:
+        if any(isinstance(event, JobTokens) and event.index == 3 for event in events):
+            self.arrived.set()
+            assert self.go.wait(WAIT_S)
+        super()._emit(events)
+
+
+def test_what_a_late_thread_has_to_say_of_a_lost_job_is_not_heard() -> None:
+    engine, seen = Slow(), Collector()
+    engine.start(seen)
+    engine.submit(job(1))
+    assert engine.arrived.wait(WAIT_S)
+    engine.close(timeout_s=0.0)
+    engine.go.set()
+    engine.close()
+    answer = seen.answer(1)
+    assert answer.failed.code is FailureCode.LOST
+    assert len(answer.ids) == 3
 
 
 def test_the_natural_end_is_a_stop_unless_it_is_ignored() -> None:

@@ -15,6 +15,7 @@ from llama_gossip.engine.checkpoint import Checkpoint, load_checkpoint
 from llama_gossip.engine.torch_engine import PREFILL_CHUNK, TorchEngine, TorchModel
 from llama_gossip.errors import EngineError
 from llama_gossip.protocol.messages import FinishReason, IdsPrompt, NumericsClass
+from tests.engine import sampler_reference as reference
 from tests.engine.driving import LONG_PROMPT, job, started
 
 
@@ -160,6 +161,49 @@ def test_the_context_is_what_memory_allows(checkpoint: Checkpoint, monkeypatch: 
         assert any("context is 1000 of 4096" in note for note in engine.info.notes)
         engine.submit(job(1, max_tokens=1000))
         assert seen.answer(1).failed.code is FailureCode.TOO_LONG
+
+
+def test_rows_wait_until_memory_holds_them(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "memory_available", lambda: 2 * 1000 * 512)  # 1 000 tokens
+    engine = TorchEngine(checkpoint, threads=1)
+    with started(engine) as seen:
+        for number in (1, 2, 3):
+            engine.submit(job(number, max_tokens=400, ignore_eos=True))  # 16 + 400 each: two fit
+        for number in (1, 2, 3):
+            assert seen.answer(number).done.total_tokens == 400
+    events = [event for call in seen.calls for event in call]
+    third = events.index(seen.started(3)[0])
+    assert third > min(events.index(seen.ends(number)[0]) for number in (1, 2))
+    assert events.index(seen.started(2)[0]) < events.index(seen.ends(1)[0])
+
+
+def test_sampled_tokens_are_the_samplers_at_absolute_positions(
+    checkpoint: Checkpoint, engine: TorchEngine
+) -> None:
+    import torch
+
+    prompt = (10, 20, 30, 40, 50)
+    made = job(1, IdsPrompt(prompt), temperature=1.0, top_p=0.95, seed=3, max_tokens=8, ignore_eos=True)
+    with started(engine) as seen:
+        engine.submit(made)
+        ids = seen.answer(1).ids
+    with torch.inference_mode():
+        logits = checkpoint.module(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].double().tolist()
+    for number, token_id in enumerate(ids):
+        position = len(prompt) + number
+        assert reference.pick(logits[position - 1], made.config, position) == token_id
+
+
+def test_penalties_count_the_resumed_part(engine: TorchEngine) -> None:
+    options = {"repetition": 1.5, "presence": 2.0, "frequency": 1.0, "ignore_eos": True, "temperature": 0.5}
+    with started(engine) as seen:
+        engine.submit(job(0, **options))
+        whole = seen.answer(0)
+        for count in (5, 12, 20):
+            engine.submit(job(count, resume=whole.resume_at(count), **options))
+            assert whole.ids[:count] + seen.answer(count).ids == whole.ids
+        engine.submit(job(100, **{**options, "repetition": 1.0, "presence": 0.0, "frequency": 0.0}))
+        assert seen.answer(100).ids != whole.ids
 
 
 def test_what_is_served_is_told_honestly(engine: TorchEngine, checkpoint: Checkpoint) -> None:

@@ -58,6 +58,9 @@ class SteppedModel(Protocol[RowT]):
     def read(self, job: EngineJob) -> RowT:
         """Renders, tokenises and checks; takes no memory for the cache yet. Raises JobError."""
 
+    def has_room(self, row: RowT, running: Sequence[RowT]) -> bool:
+        """Whether memory holds this row beside those, each at its full length. Alone it always fits."""
+
     def ready_at_s(self) -> float:
         """The monotonic time from which on a step may begin; in the past: at once."""
 

@@ -168,6 +168,9 @@ class ScriptedModel:
         prefilled = 0 if self._script.prefill_chunk else len(ids)
         return ScriptedRow(answer, script_key(ids, job.config.seed), prefilled, faulty)
 
+    def has_room(self, row: ScriptedRow, running: Sequence[ScriptedRow]) -> bool:
+        return True
+
     def ready_at_s(self) -> float:
         return self._next_s
 

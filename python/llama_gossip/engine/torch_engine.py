@@ -34,7 +34,7 @@ CHECK_TOKENS: Final = 16  # of the self-check: chunked and cached against one pl
 MEASURED_TOKENS: Final = 8  # of the warm-up that are timed
 CHECK_TOLERANCE: Final = {"fp32": 1e-2, "bf16": 1.5, "fp16": 0.5}  # |Δ logit|; wrong state is off by far more
 MEMORY_INTERVAL_S: Final = 1.0  # asking a GPU more often would cost steps
-MEMORY_SHARE: Final = 0.5  # of free memory that one full context may take
+MEMORY_SHARE: Final = 0.5  # of free memory that keys and values may take; growing copies them for a moment
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,11 @@ class TorchRow:
     sampler: Sampler
     cache: Any = None  # a transformers DynamicCache, made by the first step
     fed: int = 0
+
+    @property
+    def reserved(self) -> int:
+        """Tokens at its longest."""
+        return self.answer.prompt_tokens + self.answer.job.config.max_tokens
 
 
 class TorchModel:
@@ -70,6 +75,7 @@ class TorchModel:
         self._table = TokenBytes(checkpoint.tokenizer)
         self._eos = frozenset(checkpoint.eos_ids)
         self._cache_word = cache_word(checkpoint.module)
+        self._budget = 0  # tokens of all rows together, known once the model is open
         self._memory_free = 0
         self._memory_read_s = 0.0
         self._reader = self._make_reader(checkpoint.context)
@@ -95,7 +101,8 @@ class TorchModel:
         checkpoint, placement = self._checkpoint, self._placement
         tokens_per_s = self._check_and_measure()
         notes = (*placement.notes, *checkpoint.notes)
-        context = min(checkpoint.context, self._affordable_context())
+        self._budget = self._affordable_tokens()
+        context = min(checkpoint.context, self._budget)
         if context < checkpoint.context:
             self._reader = self._make_reader(context)
             notes += (f"the context is {context} of {checkpoint.context} tokens: memory allows no more",)
@@ -121,6 +128,9 @@ class TorchModel:
     def read(self, job: EngineJob) -> TorchRow:
         ids, answer = self._reader.read(job)
         return TorchRow(answer, [*ids, *answer.replayed], Sampler(job.config, ids, answer.replayed))
+
+    def has_room(self, row: TorchRow, running: Sequence[TorchRow]) -> bool:
+        return row.reserved + sum(other.reserved for other in running) <= self._budget
 
     def ready_at_s(self) -> float:
         return 0.0
@@ -221,19 +231,16 @@ class TorchModel:
             self._forward([token_id], cache)
         return MEASURED_TOKENS / (time.perf_counter() - started_s)
 
-    def _affordable_context(self) -> int:
-        """Tokens of one request whose keys and values fit; the trained context may be far beyond memory."""
+    def _affordable_tokens(self) -> int:
+        """Tokens whose keys and values fit, over all requests; a trained context may be far beyond memory."""
         cache = self._new_cache()
         self._forward([0], cache)
         bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        self._memory_read_s = 0.0
         self._read_memory()
         free = self.memory_free()
-        return (
-            int(free * MEMORY_SHARE / bytes_per_token)
-            if free and bytes_per_token
-            else self._checkpoint.context
-        )
+        if not free or not bytes_per_token:
+            return self._checkpoint.context * self._max_concurrent
+        return int(free * MEMORY_SHARE / bytes_per_token)
 
 
 def cache_word(module: Any) -> str:
