@@ -66,7 +66,6 @@ def percentile(values: list[float], share: float) -> float:
 async def sample(node: InferenceNode, peer: Peer, phase: str, tokens: int) -> Sample | None:
     """None when the peer gave no answer: counted as a failure."""
     submitted_s = time.perf_counter()
-    at_s: list[float] = []
     try:
         generation = node.generate(
             PROMPT,
@@ -76,8 +75,7 @@ async def sample(node: InferenceNode, peer: Peer, phase: str, tokens: int) -> Sa
             ignore_eos=True,
             worker=peer.node_id,
         )
-        async for _ in generation:
-            at_s.append(time.perf_counter())
+        at_s = [time.perf_counter() async for _ in generation]
     except LlamaGossipError as error:
         print(f"{peer.name}: {error}", file=sys.stderr)
         return None

@@ -44,7 +44,7 @@ class TicketError(NativeError):
 EVENT_OP_OK: Final[int]  # (op, result)          result: None | stream id (open) | list[str] addresses (bind)
 EVENT_OP_FAILED: Final[
     int
-]  # (op, code, message)  code: timeout | no_address | refused | lost | closed | bind | self_dial | not_allowed
+]  # (op, code, message) code: timeout | no_address | refused | lost | closed | bind | self_dial | not_allowed
 EVENT_GOSSIP: Final[int]  # (delivered_from bytes, content bytes)
 EVENT_LAG: Final[int]  # (dropped count)           gossip that this process was too slow to take, oldest first
 EVENT_NEIGHBOR_UP: Final[int]  # (node_id)

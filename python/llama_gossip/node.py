@@ -35,6 +35,7 @@ from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.network import net_id, open_secret, topic_id
 from llama_gossip.submission import PromptLike, Sampling, prompt_of, submission
+from llama_gossip.telemetry import Telemetry
 from llama_gossip.transport import Ticket, Transport, decode_ticket, encode_ticket
 from llama_gossip.version import __version__
 
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
     from llama_gossip.sync import SyncNode
 
-TELEMETRY_S = 0.5  # a heartbeat: how often a stepping engine is noticed
-ANNOUNCE_CHANGE = 0.25  # relative change of tokens/s that is news to the others
-REBUILD_S = 60.0  # the evidence for muteness is a minute old: a rebuild needs as long to show
 TICKET_PEERS = 8  # what a ticket holds
 
 
@@ -79,8 +77,7 @@ class InferenceNode:
         self._driver = Driver(core, key.node_id)
         self._transport: Transport | None = None
         self._bootstrap: list[address_book.Entry] = []
-        self._telemetry: asyncio.Task[None] | None = None
-        self._rebuilt_ms = 0
+        self._telemetry: Telemetry | None = None
         self._ended = False
 
     # --- beginning ---
@@ -190,7 +187,7 @@ class InferenceNode:
         transport = self._live_transport()
         await transport.join(topic_id(self._secret), self._bootstrap)
         self._driver.feed(events.Joined(transport.addresses))
-        self._telemetry = asyncio.create_task(self._watch_engine(), name="llama-gossip telemetry")
+        self._telemetry = Telemetry(self._driver)
 
     def set_engine(self, engine: Engine | None) -> None:
         """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again."""
@@ -343,8 +340,7 @@ class InferenceNode:
 
     async def _say_goodbye(self, reason: str) -> None:
         if self._telemetry is not None:
-            self._telemetry.cancel()
-            await asyncio.gather(self._telemetry, return_exceptions=True)
+            await self._telemetry.stop()
         address_book.write(self._book_path, self._met())
         self._driver.feed(events.Goodbye(reason))
         if self._transport is not None:
@@ -365,32 +361,6 @@ class InferenceNode:
         if self._transport is None or self._ended:
             raise TransportError("this node was shut down", hint="open a new one", code="closed")
         return self._transport
-
-    async def _watch_engine(self) -> None:
-        """Tells the core that the engine steps, and the network when its speed has changed."""
-        announced = 0.0
-        while True:
-            await asyncio.sleep(TELEMETRY_S)
-            self._heal()
-            bridge = self._driver.bridge
-            if bridge is None:
-                continue
-            load = bridge.engine.load()
-            if load.running and load.last_step_age_ms < 2 * TELEMETRY_S * 1000:
-                self._driver.feed(events.EngineStepped())
-            speed = load.tokens_per_s
-            if abs(speed - announced) > ANNOUNCE_CHANGE * max(announced, 1e-9):
-                announced = speed
-                self._driver.feed(events.EngineChanged(bridge.capacity()))
-
-    def _heal(self) -> None:
-        """Rebuilds the outbound gossip when nobody seems to hear it, at most once in REBUILD_S."""
-        moment = now()
-        if self._transport is None or moment.mono_ms < self._rebuilt_ms + REBUILD_S * 1000:
-            return
-        if self._core.is_mute(moment):
-            self._rebuilt_ms = moment.mono_ms
-            self._transport.rebuild_gossip()
 
     async def __aenter__(self) -> InferenceNode:
         await self.join()

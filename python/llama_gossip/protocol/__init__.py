@@ -1,1 +1,1 @@
-"""The protocol core: no clock, no socket, no task, no randomness of its own. docs/protocol.md says what holds."""
+"""The protocol core: no clock, socket, task or randomness of its own. docs/protocol.md says what holds."""

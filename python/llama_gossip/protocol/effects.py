@@ -1,4 +1,4 @@
-"""What the core asks of its driver. Values only: the driver performs them in order, the tests compare them."""
+"""What the core asks of its driver. Values only: drivers perform them in order, tests compare them."""
 
 from __future__ import annotations
 

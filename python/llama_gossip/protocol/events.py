@@ -181,7 +181,7 @@ class EngineFailed:
 
 @dataclass(frozen=True, slots=True)
 class EngineStepped:
-    """The model has stepped (at most one such event per heartbeat is needed): the hung-engine check lives on it."""
+    """The model has stepped: the hung-engine check lives on it. One a heartbeat is enough."""
 
 
 # --- the rest --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The messages of protocol version 1, as frozen values. One class a kind; field = wire element, in wire order.
+"""The messages of protocol version 1, as frozen values: one class a kind, fields in wire order.
 
 Pure data: `codec.py` turns them into payload bytes and back, `envelope.py` signs kinds 1-5 and 13,
 `frames.py` signs kinds 6-12. Durations are milliseconds, sizes bytes, digests 32 bytes.

@@ -1,0 +1,56 @@
+"""Telemetry: what a node notices about itself twice a second, and tells its core and its network."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llama_gossip.driver import Driver, now
+from llama_gossip.protocol import events
+
+if TYPE_CHECKING:
+    from llama_gossip.engine_bridge import EngineBridge
+
+BEAT_S = 0.5  # the protocol's heartbeat: how soon a stepping engine is noticed
+ANNOUNCE_CHANGE = 0.25  # relative change of tokens/s that is news to the others
+REBUILD_S = 60.0  # the evidence for muteness is a minute old: a rebuild needs as long to show
+
+
+class Telemetry:
+    """Runs from the join to the end of a node."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._announced_tokens_per_s = 0.0
+        self._rebuilt_ms = 0
+        self._task = asyncio.create_task(self._run(), name="llama-gossip telemetry")
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self._heal()
+            if (bridge := self._driver.bridge) is not None:
+                self._watch(bridge)
+
+    def _watch(self, bridge: EngineBridge) -> None:
+        """An engine that steps without an event (a long prefill) is not a hung one."""
+        load = bridge.engine.load()
+        if load.running and load.last_step_age_ms < 2 * BEAT_S * 1000:
+            self._driver.feed(events.EngineStepped())
+        known = self._announced_tokens_per_s
+        if abs(load.tokens_per_s - known) > ANNOUNCE_CHANGE * known:
+            self._announced_tokens_per_s = load.tokens_per_s
+            self._driver.feed(events.EngineChanged(bridge.capacity()))
+
+    def _heal(self) -> None:
+        """Rebuilds the outbound gossip when nobody seems to hear it."""
+        moment, transport = now(), self._driver.transport
+        if transport is None or moment.mono_ms < self._rebuilt_ms + REBUILD_S * 1000:
+            return
+        if self._driver.core.is_mute(moment):
+            self._rebuilt_ms = moment.mono_ms
+            transport.rebuild_gossip()
