@@ -70,7 +70,9 @@ class Presence:
 
     def look_for_change(self) -> None:
         """Called after every event: has what we last said become wrong? What came and went is not told."""
-        if self._said is None or self._tell() == self._said:
+        if self._said is None:
+            return
+        if self._tell() == self._said:
             self._desk.agenda.cancel(_CHANGE)
             return
         timers = self._desk.timers
