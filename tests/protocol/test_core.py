@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from llama_gossip.errors import UsageError
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
-from llama_gossip.protocol.messages import FinishReason
+from llama_gossip.protocol.jobqueue import Caps
+from llama_gossip.protocol.messages import FinishReason, GenerationConfig, RawPrompt, RequestId
 from llama_gossip.protocol.transcript import verify_transcript
 from tests.protocol.fakewire import FakeNet, FakeNode, check_quiet
 from tests.protocol.scripted_model import DIGEST, ScriptedModel, answer_of
@@ -60,6 +62,21 @@ def test_many_requests_share_the_slots_and_all_are_answered() -> None:
     net.run_for(5_000)
     check_quiet(net)
     assert all(worker.model is not None and worker.model.most_running == 2 for worker in workers)
+
+
+def test_requests_wait_for_a_worker_that_is_merely_full() -> None:
+    net = FakeNet(24)
+    client = net.add("client")
+    policy = Policy(caps=Caps(max_queued=0, max_queued_per_key=0))
+    worker = net.add("worker", ScriptedModel(slots=1, token_ms=30), policy=policy)
+    net.join(client, worker)
+    net.run_for(1_500)
+    asked = [client.ask(max_tokens=20) for _ in range(4)]
+    for request_id in asked:
+        assert isinstance(net.finish(client, request_id, limit_ms=60_000), ef.Finished)
+    assert worker.core.counters()["assigns_rejected_full"] >= 3
+    net.run_for(5_000)
+    check_quiet(net)
 
 
 def test_an_answer_that_stops_early_is_whole() -> None:
@@ -278,3 +295,40 @@ def test_one_seed_makes_one_trace() -> None:
         net.run_for(10_000)
         logs.append([node.log for node in (client, *workers)])
     assert logs[0] == logs[1]
+
+
+def test_a_config_that_no_wire_can_carry_is_the_callers_fault() -> None:
+    net, client, _ = network(20, ScriptedModel())
+    request_id = RequestId(bytes(16))
+    client.user[request_id] = []
+    config = GenerationConfig(temperature=float("nan"))
+    client.feed(ev.Submit(request_id, "tiny", RawPrompt("hi"), config, "2026-11-24"))
+    end = net.finish(client, request_id, limit_ms=1_000)
+    assert end.code == "bad_request"
+    net.run_for(5_000)
+    assert len(client.core._requester) == 0
+
+
+def test_names_that_no_announce_can_carry_are_refused_before_they_are_used() -> None:
+    net = FakeNet(21)
+    with pytest.raises(UsageError, match="node name"):
+        net.add("x" * 41)
+    node = net.add("worker", ScriptedModel(name="é" * 21))
+    with pytest.raises(UsageError, match="model name"):
+        net.join(node)
+
+
+def test_requests_of_a_node_that_has_left_end_at_once() -> None:
+    _, client, _ = network(22, ScriptedModel())
+    client.feed(ev.Goodbye("off"))
+    assert client.end_of(client.ask()).code == "cancelled"
+
+
+def test_counters_tell_what_became_of_requests_jobs_and_tokens() -> None:
+    net, client, (worker,) = network(23, ScriptedModel())
+    net.finish(client, client.ask(max_tokens=7))
+    net.run_for(3_000)
+    asked, served = client.core.counters(), worker.core.counters()
+    assert (asked["requests"], asked["requests_done"], asked["attempts"]) == (1, 1, 1)
+    assert asked["tokens_received"] == served["tokens_made"] == 7
+    assert (served["jobs"], served["jobs_done"]) == (1, 1)

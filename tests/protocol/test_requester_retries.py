@@ -156,6 +156,22 @@ def test_a_full_worker_is_asked_again_after_its_retry_time() -> None:
     assert worker.connect().assign.attempt == 2
 
 
+def test_a_full_worker_that_gives_no_time_is_asked_again_after_a_second() -> None:
+    worker, hand = started()
+    hand.send(Reject(0, RejectReason.FULL, 0, OWN_BOOT))
+    assert ef.OpenStream not in kinds(worker.client.wait(999))
+    assert ef.OpenStream in kinds(worker.client.wait(1))
+
+
+def test_a_worker_cannot_ask_for_more_than_five_minutes_of_patience() -> None:
+    worker, hand = started(deadline_ms=10**7)
+    hand.send(Reject(0, RejectReason.FULL, 10**9, OWN_BOOT))
+    for _ in range(10):
+        worker.say()
+        worker.client.wait(30_000)
+    assert worker.connect().assign.attempt == 2
+
+
 def test_workers_that_stay_full_are_waited_for_until_the_deadline() -> None:
     worker, hand = started(deadline_ms=120_000)
     while not worker.client.all(ef.Failed):

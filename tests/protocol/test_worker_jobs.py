@@ -237,6 +237,16 @@ def test_the_deadline_of_a_job_stops_the_engine() -> None:
     assert (last.code, last.retryable) == ("deadline", False)
 
 
+def test_no_job_runs_for_more_than_an_hour_whatever_its_deadline_says() -> None:
+    client = HandClient()
+    asked = client.ask(deadline_ms=2**40)
+    assert next(e.deadline_ms for e in asked.effects if isinstance(e, ef.StartJob)) == 3_600_000
+    for _ in range(360):
+        client.worker.feed(ev.EngineStepped())
+        client.worker.wait(10_000)
+    assert client.worker.all(ef.CancelJob) == [ef.CancelJob(asked.job, "deadline")]
+
+
 # --- drain ------------------------------------------------------------
 
 

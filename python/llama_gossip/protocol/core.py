@@ -29,7 +29,7 @@ from llama_gossip.protocol.finder import Finder
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.membership import Membership
 from llama_gossip.protocol.messages import NodeId, NodeState, RequestId
-from llama_gossip.protocol.presence import NO_PREKEY, Presence
+from llama_gossip.protocol.presence import NO_PREKEY, Presence, checked_name
 from llama_gossip.protocol.receive import Receiver
 from llama_gossip.protocol.requester import Requester
 from llama_gossip.protocol.roster import Peer, PeerView, Roster
@@ -103,7 +103,8 @@ class Core:
     # --- the one way in ---
 
     def handle(self, event: ev.Event, now: ev.Now) -> list[Effect]:
-        """Raises UsageError for a Submit whose request id is in use; nothing a peer does raises."""
+        """Raises UsageError for a Submit whose request id is in use and for an engine whose model's name is
+        too long to be announced; nothing that a peer does raises."""
         desk = self._desk
         desk.now = now
         self._dispatch(event)
@@ -150,9 +151,8 @@ class Core:
                 self._requester.dial_failed(dial, reason)
             case ev.Submit() | ev.CancelRequest():
                 self._user(event)
-            case ev.EngineChanged(capacity, loading):
-                self._worker.jobs.change(capacity, loading)
-                self._requester.roster_changed()
+            case ev.EngineChanged():
+                self._engine_changed(event)
             case ev.NeighborUp() | ev.NeighborDown() | ev.Joined() | ev.Drain() | ev.Goodbye():
                 self._network(event)
             case _:
@@ -253,6 +253,12 @@ class Core:
                 self._requester.cancel(event)
             case _:
                 assert_never(event)
+
+    def _engine_changed(self, event: ev.EngineChanged) -> None:
+        for offer in event.capacity.models if event.capacity is not None else ():
+            checked_name("model name", offer.name)
+        self._worker.jobs.change(event.capacity, event.loading)
+        self._requester.roster_changed()
 
     def _engine(
         self,

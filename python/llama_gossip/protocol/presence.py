@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from llama_gossip.errors import UsageError
 from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import Broadcast
 from llama_gossip.protocol.envelope import sign_envelope
 from llama_gossip.protocol.jobs import Jobs
-from llama_gossip.protocol.limits import HEARD_ID_BYTES, KEY_BYTES, MAX_HEARD
+from llama_gossip.protocol.limits import HEARD_ID_BYTES, KEY_BYTES, MAX_HEARD, MAX_NAME_BYTES
 from llama_gossip.protocol.messages import Announce, Capacity, Head, Leave, NodeState
 from llama_gossip.protocol.mute import Mute
 from llama_gossip.protocol.roster import Peer, Roster
@@ -24,6 +25,14 @@ NO_CAPACITY = Capacity("", "", (), 0, 0, 0, 0, 0.0, 0)
 _PERIODIC: TimerKey = ("presence", None, "periodic")
 _GREET: TimerKey = ("presence", None, "greet")
 _CHANGE: TimerKey = ("presence", None, "change")
+
+
+def checked_name(what: str, name: str) -> str:
+    """Raises UsageError for a name that no Announce can carry."""
+    if len(name.encode("utf-8")) > MAX_NAME_BYTES:
+        problem = f"the {what} {name!r} is longer than {MAX_NAME_BYTES} bytes"
+        raise UsageError(problem, hint="give it a shorter name: others see it in their lists")
+    return name
 
 
 class Presence:
@@ -41,7 +50,7 @@ class Presence:
         self._desk = desk
         self._roster = roster
         self._jobs = jobs
-        self._node_name = node_name
+        self._node_name = checked_name("node name", node_name)
         self._features = features
         self._version = version
         self._prekey = prekey
