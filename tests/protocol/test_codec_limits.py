@@ -180,6 +180,14 @@ def test_the_check_of_the_structure_wants_exactly_one_value() -> None:
                 check_structure(junk, limits.MAX_ARRAY)
 
 
+@pytest.mark.parametrize("most", [64, 256, 4096])
+def test_the_check_of_the_structure_takes_arrays_up_to_the_limit_it_is_given(most: int) -> None:
+    for fill in (b"\x01", b"\xc0"):  # with and without the step over runs of integers
+        check_structure(b"\x91\xdc" + most.to_bytes(2, "big") + fill * most, most)
+        with pytest.raises(ProtocolError):
+            check_structure(b"\x91\xdc" + (most + 1).to_bytes(2, "big") + fill * (most + 1), most)
+
+
 def test_long_runs_of_ids_keep_their_exact_count_and_types() -> None:
     """Runs of 64 integers are skipped in one step when a payload is checked."""
     for count in (63, 64, 65, 127, 128, 129, 1000):

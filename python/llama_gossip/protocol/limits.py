@@ -26,7 +26,7 @@ MAX_TOPIC_BYTES = (
 MAX_FRAME_BYTES = 64 * 1024  # a frame is a batch of tokens; what waits for one peer stays small
 MAX_ASSIGN_BYTES = 1024 * 1024 + 4096  # 1 MiB of prompt, and the rest of the Assign
 LENGTH_PREFIX_BYTES = 4  # u32 big-endian in front of every item of a stream
-ENVELOPE_OVERHEAD_BYTES = 106  # outer array, ver, kind, from, signature and the longest bin header (5)
+ENVELOPE_OVERHEAD_BYTES = 106  # all but the payload, whose header has 3 bytes from 256 B to 64 KiB
 
 # --- structure: what msgpack may look like before anything is built from it --------------------------
 
@@ -49,7 +49,6 @@ MAX_PRIORITY = 9  # one digit; 9 is the most urgent
 MAX_LOGPROBS = 20  # alternatives a token, as common interfaces offer
 MAX_ERROR_BYTES = 256  # one sentence
 MAX_STOP_STRINGS = MAX_ARRAY
-MAX_TTL_MS = 180_000  # an announced ttl is clamped to it: nobody stays listed for hours after dying
 
 # --- acceptance on the topic ---------------------------------------------------------------------------
 
