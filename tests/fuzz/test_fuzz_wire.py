@@ -18,7 +18,7 @@ def test_no_file_of_the_corpus_raises_anything_but_a_protocol_error(name: str) -
 
 @pytest.mark.fuzz
 def test_no_mutant_of_the_corpus_raises_anything_but_a_protocol_error() -> None:
-    print(f"seed {SEED}, {RUNS} mutants")  # noqa: T201  # to repeat a failure
+    print(f"seed {SEED}, {RUNS} mutants")  # to repeat a failure
     for run, data in enumerate(mutants(SEED, RUNS)):
         try:
             TestOneInput(data)
