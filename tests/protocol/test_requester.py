@@ -90,6 +90,7 @@ def test_a_truncated_answer_is_a_failure(name: str) -> None:
     end = only(hand.send(*SHORT[name]), ef.Failed)
     assert isinstance(end, ef.Failed)
     assert end.code == "peer_failed"
+    assert worker.client.core.counters()["attempts_short"] == 1, "no fault that costs a cooldown"
     assert not worker.client.all(ef.Finished)
 
 

@@ -139,6 +139,15 @@ def test_the_deadline_ends_a_stream_and_cancels_the_worker() -> None:
     assert worker.client.all(ef.Failed)[0].code == "timeout"
 
 
+def test_a_deadline_that_passes_while_only_a_broken_worker_is_there_names_the_worker() -> None:
+    worker, hand = started(deadline_ms=8_000)
+    hand.client.feed(ev.StreamLost(hand.stream, "not allowed"))
+    worker.client.wait(8_000)
+    (end,) = worker.client.all(ef.Failed)
+    assert end.code == "peer_failed"
+    assert "not allowed" in end.trail[0][2]
+
+
 def test_the_default_deadline_leaves_room_for_a_slow_worker() -> None:
     _, hand = started(max_tokens=200)  # the hand announces 200 tokens a second
     assert hand.assign.deadline_ms == 300_000 + 2_000 * 200 // 200

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.selection import Survey, Unfit
+from llama_gossip.protocol.states import RequestState
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,15 @@ def why_refused(request: Request) -> Why:
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
     return Why("no_workers", "every worker has refused the request", "ask the owners of the workers", trail)
+
+
+def why_late(request: Request) -> Why:
+    """The deadline has passed. When all it waited for is a worker that broke, that is the reason."""
+    trail = tuple(request.trail)
+    if request.state is RequestState.WAITING and request.failed_before:
+        return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
+    seconds = (request.deadline_mono_ms - request.submitted_mono_ms) / 1_000
+    return Why("timeout", f"no whole answer within {seconds:g} s", "give it more time", trail)
 
 
 _SEE_MODELS = "see what is served: llama-gossip peers"

@@ -31,7 +31,7 @@ from llama_gossip.protocol.finder import Finder, Hold
 from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import Assign, Complete, RequestId
-from llama_gossip.protocol.nobody import Why
+from llama_gossip.protocol.nobody import Why, why_late
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.states import RequestStep
@@ -369,9 +369,7 @@ class Requester:
         request = self._requests[request_id]
         match name:
             case "deadline":
-                seconds = (request.deadline_mono_ms - request.submitted_mono_ms) / 1_000
-                message = f"no whole answer within {seconds:g} s"
-                self._end(request, Why("timeout", message, "give it more time", tuple(request.trail)))
+                self._end(request, why_late(request))
             case "retry":
                 self._next(request)
             case "next_dial":
