@@ -45,7 +45,7 @@ class Peer:
         fd = self.node.fileno()
         if fd >= 0 and wait_s > 0:
             select.select([fd], [], [], wait_s)
-        new = self.node.drain(max_events)
+        new: list[Event] = self.node.drain(max_events)
         for event in new:
             if event[0] == native.EVENT_STREAM_DATA:
                 self.data.setdefault(event[1], bytearray()).extend(event[2])

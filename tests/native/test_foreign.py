@@ -8,6 +8,7 @@ import time
 
 import iroh
 import pytest
+
 from llama_gossip import _native as native
 
 ALPN = b"/llama-gossip/1"

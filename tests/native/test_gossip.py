@@ -6,6 +6,7 @@ import time
 
 import pytest
 from helpers import TOPIC, full_mesh, until
+
 from llama_gossip import _native as native
 
 
@@ -61,10 +62,15 @@ def test_a_broadcast_before_anybody_listens_raises(make):
 def test_the_rate_budget_keeps_a_reserve_for_urgent_messages(mesh):
     left, right = mesh(2, gossip_per_s=10)
     sent = 0
-    with pytest.raises(native.RateLimitedError) as caught:
+
+    def spend():
+        nonlocal sent
         for number in range(100):
             left.node.broadcast(b"%d" % number)
             sent += 1
+
+    with pytest.raises(native.RateLimitedError) as caught:
+        spend()
     assert caught.value.code == "rate_limited"
     assert sent <= 10
     left.node.broadcast(b"urgent", urgent=True)

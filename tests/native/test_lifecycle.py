@@ -10,6 +10,7 @@ import time
 
 import pytest
 from helpers import Peer, fd_count, rss_kib, script, until
+
 from llama_gossip import _native as native
 
 
@@ -115,7 +116,11 @@ def test_a_pending_operation_fails_when_the_node_closes(make):
 
 
 def test_close_keeps_its_time_with_a_peer_that_is_stopped():
-    code = "peer = Peer().bind().join()\nsay(peer.id.hex(), *peer.node.addresses)\nuntil(lambda: False, peer, deadline_s=60)"
+    code = """
+    peer = Peer().bind().join()
+    say(peer.id.hex(), *peer.node.addresses)
+    until(lambda: False, peer, deadline_s=60)
+    """
     with script(code) as child:
         node_id, *addresses = child.line().split()
         peer = Peer().bind().join([(bytes.fromhex(node_id), addresses)])
@@ -127,6 +132,11 @@ def test_close_keeps_its_time_with_a_peer_that_is_stopped():
         assert time.monotonic() - began < 2.1
         child.process.send_signal(18)
 
+
+DRAINING_THREAD = """
+import threading
+threading.Thread(target=lambda: [peers[0].pump(0.01) for _ in range(10**6)], daemon=True).start()
+"""
 
 EXIT = """
 peers = [Peer().bind() for _ in range(3)]
@@ -145,7 +155,7 @@ say("ready")
         ("", 0),
         ("sys.exit(3)", 3),
         ("del peers, stream", 0),
-        ("import threading; threading.Thread(target=lambda: [peers[0].pump(0.01) for _ in range(10**6)], daemon=True).start()", 0),
+        (DRAINING_THREAD, 0),
         ("peers[0].node.close()", 0),
     ],
 )
@@ -160,7 +170,10 @@ def test_the_interpreter_exits_cleanly_with_live_nodes(ending, code):
 
 def test_exit_says_goodbye_to_the_neighbours(make):
     peer = make().join()
-    code = "peer = Peer().bind().join([(bytes.fromhex(sys.argv[1]), [sys.argv[2]])])\nuntil(peer.node.neighbors, peer)"
+    code = """
+    peer = Peer().bind().join([(bytes.fromhex(sys.argv[1]), [sys.argv[2]])])
+    until(peer.node.neighbors, peer)
+    """
     with script(code, peer.id.hex(), *peer.node.addresses) as child:
         peer.event(native.EVENT_NEIGHBOR_UP)
         assert child.end() == (0, "", "")
@@ -237,14 +250,12 @@ def test_a_thousand_lives_leak_neither_descriptors_nor_memory():
 
 
 def test_nodes_that_are_only_dropped_leave_no_descriptors():
-    Peer().bind()
+    with_runtime = Peer().bind()
+    with_runtime.close()
+    del with_runtime
     gc.collect()
-    end = time.monotonic() + 10
-    baseline = None
+    descriptors = fd_count()
     for _ in range(20):
         Peer().bind()
-    while baseline is None or fd_count() > baseline:
-        # The runtime itself keeps a few; dropped nodes close in the background.
-        baseline = baseline or 20
-        assert time.monotonic() < end, f"{fd_count()} descriptors"
-        os.sched_yield()
+    gc.collect()
+    until(lambda: fd_count() <= descriptors)  # they close in the background

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from helpers import TOPIC, full_mesh, script, until
+
 from llama_gossip import _native as native
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from helpers import OpFailed, Peer, rss_kib, until
+
 from llama_gossip import _native as native
 
 KIB = 1024
@@ -35,6 +36,15 @@ def open_stream(opener: Peer, acceptor: Peer, first: bytes = b"!") -> tuple[int,
     accepted = acceptor.of(native.EVENT_STREAM_ACCEPTED)[-1]
     assert accepted[2] == opener.id
     return ours, accepted[1]
+
+
+def refusal(opener: Peer, acceptor: Peer) -> str:
+    """How an open ends that the other side does not want: its consent comes after the handshake."""
+    try:
+        stream = opener.done(opener.node.open(acceptor.id))
+    except OpFailed as failed:
+        return failed.code
+    return opener.event(native.EVENT_STREAM_LOST, stream)[2].removeprefix("closed by peer: ")
 
 
 def test_both_directions_carry_bytes_in_order_and_finish(pair):
@@ -73,10 +83,15 @@ def test_a_reader_that_stops_reading_holds_the_writer_and_leaves_other_streams_a
         assert writes < 64, "the writer was never told to wait"
         opener.pump(0.01)
     until(lambda: len(acceptor.data[theirs]) >= 256 * KIB, opener, acceptor)
-    with pytest.raises(native.OversizeError):
+
+    def write_in_spite_of_false():
+        nonlocal writes
         for _ in range(100):
             opener.node.write(ours, chunk)
             writes += 1
+
+    with pytest.raises(native.OversizeError):
+        write_in_spite_of_false()
     # Another stream of the same connection goes on, far beyond one stream's credit.
     held = len(acceptor.data[theirs])
     acceptor.auto_consume = True
@@ -221,11 +236,7 @@ def test_the_thirty_third_stranger_is_refused_while_the_others_hold_streams(make
         strangers.append(stranger)
     late = make()
     late.node.add_addresses(*acceptor.contact)
-    try:
-        stream = late.done(late.node.open(acceptor.id))
-        late.event(native.EVENT_STREAM_LOST, stream)
-    except OpFailed as failed:
-        assert failed.code == "refused"
+    assert refusal(late, acceptor) in ("refused", "busy (code 429)")
     assert acceptor.node.stats()["connections_refused"] == 1
     # One of the first becomes trusted: its place among the strangers is free.
     acceptor.node.trust(acceptor.of(native.EVENT_STREAM_ACCEPTED)[0][1])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llama_gossip import _native as native
 
 SECRET = bytes(range(32))
@@ -15,8 +18,10 @@ addresses = st.one_of(
     st.builds("[{}]:{}".format, st.ip_addresses(v=6), st.integers(0, 65535)),
 )
 peers = st.lists(st.tuples(st.sampled_from(IDS), st.lists(addresses, max_size=8)), max_size=8)
-names = st.text(max_size=40).filter(lambda name: len(name.encode("utf-8", "replace")) <= 40).filter(
-    lambda name: not any(0xD800 <= ord(char) <= 0xDFFF for char in name)
+names = (
+    st.text(max_size=40)
+    .filter(lambda name: len(name.encode("utf-8", "replace")) <= 40)
+    .filter(lambda name: not any(0xD800 <= ord(char) <= 0xDFFF for char in name))
 )
 TICKET = native.encode_ticket(SECRET, [(IDS[0], ["127.0.0.1:4433"])], "home")
 
@@ -74,10 +79,8 @@ def test_each_defect_has_its_name(text, code):
 
 @given(st.text())
 def test_no_text_does_worse_than_a_ticket_error(text):
-    try:
+    with suppress(native.TicketError):
         native.decode_ticket("lg1" + text)
-    except native.TicketError:
-        pass
 
 
 @pytest.mark.parametrize(
