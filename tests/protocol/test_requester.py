@@ -172,3 +172,36 @@ def test_a_stop_of_our_side_does_not_hide_the_frames_behind_it() -> None:
     _, hand = started()
     assert kinds(hand.client.feed(ev.StreamStopped(hand.stream, 0))) == []
     assert ef.Finished in kinds(hand.send(complete("", 0)))
+
+
+# --- dialling ---------------------------------------------------------------------------------------
+
+
+def test_a_dial_that_neither_opens_nor_fails_is_abandoned_after_four_seconds() -> None:
+    worker = HandWorker()
+    worker.submit()
+    assert ef.AbandonDial not in kinds(worker.client.wait(3_999))
+    assert ef.AbandonDial(1) in worker.client.wait(1)
+    assert worker.client.core.counters()["dials_failed"] == 1
+    assert kinds(worker.client.feed(ev.DialFailed(1, "late"))) == []
+    assert kinds(worker.client.feed(ev.StreamOpened(1, 5))) == [ef.ResetStream]
+
+
+def test_a_worker_that_could_not_be_reached_is_dialled_again_after_its_next_announce() -> None:
+    worker = HandWorker()
+    worker.submit()
+    assert ef.OpenStream not in kinds(worker.client.feed(ev.DialFailed(1, "refused")))
+    assert ef.OpenStream not in kinds(worker.client.wait(10_000))
+    worker.say()
+    assert worker.connect().assign.attempt == 1, "no Assign was signed before"
+
+
+def test_a_worker_that_stays_out_of_reach_fails_the_request_after_twenty_seconds() -> None:
+    worker = HandWorker()
+    worker.submit()
+    worker.client.feed(ev.DialFailed(1, "refused"))
+    worker.client.wait(19_999)
+    assert not worker.client.all(ef.Failed)
+    worker.client.wait(1)
+    (end,) = worker.client.all(ef.Failed)
+    assert (end.code, end.trail[0][1:]) == ("peer_failed", (0, "could not be reached: refused"))
