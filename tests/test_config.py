@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_gossip.config import DEFAULTS, OPTIONS, Config, Directories, Source, environment_name, load_config
@@ -196,6 +196,7 @@ def test_a_file_that_is_no_toml_is_one_sentence(dirs: Directories, content: byte
         load_config({}, dirs, {})
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(content=st.binary(max_size=200))
 def test_no_content_of_the_file_raises_anything_else(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -246,6 +247,7 @@ def test_an_option_that_does_not_exist_is_refused(dirs: Directories) -> None:
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
+@settings(deadline=None)  # a busy machine is no failure
 @given(text=st.text(max_size=30))
 def test_any_text_gives_a_value_or_a_typed_error(name: str, text: str) -> None:
     message = refusal(lambda: convert(text, OPTIONS[name], name, UsageError, Path("/base"), text=True))

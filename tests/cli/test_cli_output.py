@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_gossip import news
@@ -75,6 +75,7 @@ def test_every_promised_event_has_its_dataclass() -> None:
     assert {kind.event for kind in get_args(events.CliEvent)} == FIELDS.keys()
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_an_event_is_one_line_of_json_whatever_the_text(text: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -144,6 +145,7 @@ def test_what_could_steer_a_terminal_is_removed(attack: str) -> None:
     assert (clean(f"a{attack}b")[0], clean(f"a{attack}b")[-1]) == ("a", "b")
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(text=st.text())
 def test_cleaning_keeps_everything_harmless(text: str) -> None:
     kept = clean(text)
@@ -243,6 +245,16 @@ def test_news_in_the_middle_of_an_answer_begin_on_a_line_of_their_own(
     output.answer("half an ans")
     output.say("+ peer")
     assert capsys.readouterr().out == "half an ans\n+ peer\n"
+
+
+def test_news_on_stderr_leave_a_piped_answer_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output()
+    output.answer("half an ans")
+    output.say("+ peer")
+    output.warn("careful")
+    output.answer("wer")
+    output.answer_end()
+    assert capsys.readouterr().out == "half an answer\n"
 
 
 def test_an_answer_that_ends_its_line_gets_no_second_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,6 +179,8 @@ def test_stdin_cannot_be_ticket_and_prompt_at_once(
 ) -> None:
     assert command("client", "--join", "-", "-") == 2
     assert "both a ticket and the prompt" in capsys.readouterr().err
+    assert command("hybrid", "--join", "-") == 2
+    assert "both a ticket and the prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

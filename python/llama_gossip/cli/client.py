@@ -29,6 +29,7 @@ def client(session: Session, /, text: str | None, **arguments: Any) -> int:
     from llama_gossip.cli.signals import interruptible
 
     prompt = prompt_from(text, config.prompt, raw=config.raw, stdin_taken="-" in config.join)
+    session.read_join()
     return asyncio.run(interruptible(_ask(session, prompt)))
 
 

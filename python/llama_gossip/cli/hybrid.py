@@ -11,7 +11,7 @@ from llama_gossip.cli.events import Failure
 from llama_gossip.cli.options import COMMON, GENERATION, SERVING, options
 from llama_gossip.cli.session import Session
 from llama_gossip.cli.worker import MODEL_HELP
-from llama_gossip.errors import LlamaGossipError
+from llama_gossip.errors import LlamaGossipError, UsageError
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
@@ -28,7 +28,9 @@ def hybrid(session: Session, /, **arguments: Any) -> int:
 
     Answers go to stdout, everything else to stderr. When stdin ends it goes on serving.
     """
-    session.begin(arguments)
+    if "-" in session.begin(arguments).join:
+        raise UsageError("stdin cannot give both a ticket and the prompts", hint="use --join @file")
+    session.read_join()
     from llama_gossip.cli.serving import serve
 
     async def beside(node: InferenceNode, engine: Engine) -> None:

@@ -69,7 +69,6 @@ class Output:
     def say(self, text: str = "", *, style: str = "") -> None:
         """News, in human mode only."""
         if self.mode == "human":
-            self._end_line()
             self._print(text, self.news, style)
 
     def row(self, text: str) -> None:
@@ -79,7 +78,6 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Always, on stderr."""
-        self._end_line()
         self._print(f"warning: {text}", sys.stderr, "yellow")
 
     def answer(self, text: str) -> None:
@@ -94,29 +92,26 @@ class Output:
     def account(self, text: str) -> None:
         """What people asked to be told about an answer: on stderr, also when quiet."""
         if self.mode != "json":
-            self._end_line()
             self._print(text, sys.stderr, "dim")
 
     def answer_end(self) -> None:
-        self._end_line()
+        if self._line_open:
+            self._line_open = False
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def failure(self, failure: Failure) -> None:
         """An error: one sentence and its remedy."""
         if self.mode == "json":
             self.event(failure)
             return
-        self._end_line()
         self._print(f"error: {one_line(failure.message)}", sys.stderr, "red")
         if failure.hint:
             self._print(f"  {one_line(failure.hint)}", sys.stderr)
 
-    def _end_line(self) -> None:
-        if self._line_open:
-            self._line_open = False
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-
     def _print(self, text: str, stream: TextIO, style: str = "") -> None:
+        if stream is sys.stdout or (stream.isatty() and sys.stdout.isatty()):
+            self.answer_end()  # on one screen news would continue the answer's line; a pipe stays as it is
         if style and self.color and stream.isatty():
             text = f"{_STYLES[style]}{text}\x1b[0m"
         stream.write(text + "\n")

@@ -27,6 +27,7 @@ def peers(session: Session, /, **arguments: Any) -> int:
     Joins for up to 3 seconds to hear them.
     """
     session.begin(arguments)
+    session.read_join()
     from llama_gossip.cli.signals import interruptible
 
     return asyncio.run(interruptible(_show(session)))

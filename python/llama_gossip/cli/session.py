@@ -43,9 +43,11 @@ class Session:
         mode: Mode = "json" if config.json else "quiet" if config.quiet else "human"
         self.output = Output(mode, color=not config.no_color, news=news)
         _log_to_stderr(config.verbose)
-        if "join" in arguments:  # read here, where waiting for stdin can still be interrupted
-            self.tickets = read_tickets(config.join)
         return config
+
+    def read_join(self) -> None:
+        """Reads the tickets of --join. Before the loop starts, where waiting for stdin can be interrupted."""
+        self.tickets = read_tickets(self.config.join)
 
     @contextlib.asynccontextmanager
     async def node(self) -> AsyncIterator[InferenceNode]:

@@ -26,6 +26,7 @@ def ticket(session: Session, /, **arguments: Any) -> int:
     It names the peers that run now. Whoever holds it can join: give it to people you trust.
     """
     session.begin(arguments)
+    session.read_join()
     from llama_gossip.cli.signals import interruptible
 
     return asyncio.run(interruptible(_print(session)))

@@ -24,6 +24,7 @@ def worker(session: Session, /, **arguments: Any) -> int:
     lets running answers end (10 s at most), the second ends the process at once.
     """
     session.begin(arguments, news=sys.stdout)
+    session.read_join()
     from llama_gossip.cli.serving import serve
 
     return asyncio.run(serve(session, "worker"))
