@@ -332,3 +332,15 @@ def test_counters_tell_what_became_of_requests_jobs_and_tokens() -> None:
     assert (asked["requests"], asked["requests_done"], asked["attempts"]) == (1, 1, 1)
     assert asked["tokens_received"] == served["tokens_made"] == 7
     assert (served["jobs"], served["jobs_done"]) == (1, 1)
+
+
+def test_the_driver_is_always_woken_in_time_and_seldom_in_vain() -> None:
+    net, client, (worker,) = network(25, ScriptedModel(token_ms=30))
+    request_id = client.ask(max_tokens=100)
+    net.finish(client, request_id)
+    for node in (client, worker):
+        due = node.core._desk.agenda.earliest()
+        assert due is not None
+        assert node.wake_at is not None
+        assert node.wake_at <= due
+        assert len(node.effects(ef.Wake)) < 60, "far fewer than tokens"

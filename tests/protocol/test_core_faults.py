@@ -12,6 +12,7 @@ from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import sign_envelope
 from llama_gossip.protocol.messages import Head
+from llama_gossip.protocol.transcript import verify_transcript
 from tests.protocol.fakewire import NET_ID, WALL_MS, FakeNet, FakeNode, check_promises, check_quiet
 from tests.protocol.hand import announce, key
 from tests.protocol.scripted_model import ScriptedModel
@@ -109,6 +110,9 @@ def test_every_story_ends_with_one_terminal_event_a_request_and_all_slots_free(
         for request_id in node.user:
             end = node.end_of(request_id)
             event(end.code if isinstance(end, ef.Failed) else "finished")
+            verdict = verify_transcript(node.core.take_transcript(request_id))
+            assert verdict.verified is isinstance(end, ef.Finished), verdict.reason
+            assert not verdict.verified or verdict.text == node.text_of(request_id)
 
 
 @SLOW

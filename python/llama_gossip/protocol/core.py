@@ -114,11 +114,16 @@ class Core:
         if self._drained is False and not len(self._worker.jobs):
             self._drained = True
             desk.emit(Drained())
-        wake_at = desk.agenda.earliest()
-        if wake_at != self._wake_at:
-            self._wake_at = wake_at
-            desk.emit(Wake(wake_at))
+        self._set_wake(desk.agenda.earliest())
         return desk.take_effects()
+
+    def _set_wake(self, due_mono_ms: int | None) -> None:
+        """Each token moves timers to later: an idle Tick now and then is cheaper than a Wake a token."""
+        if self._wake_at is not None and self._wake_at <= self._desk.now.mono_ms:
+            self._wake_at = None
+        if due_mono_ms is not None and (self._wake_at is None or due_mono_ms < self._wake_at):
+            self._wake_at = due_mono_ms
+            self._desk.emit(Wake(due_mono_ms))
 
     def _dispatch(self, event: ev.Event) -> None:
         """The most frequent kinds stand first: a token costs three events."""
