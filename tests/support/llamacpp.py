@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
+import xllamacpp  # type: ignore[import-untyped]
 
 ANSWER_S = 60.0  # for one request, on a machine that is busy
 

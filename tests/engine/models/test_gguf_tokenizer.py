@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from llama_gossip.engine.gguf_reader import GgufFile
+from llama_gossip.engine.gguf_reader import GgufFile, Value
 from llama_gossip.engine.gguf_tokenizer import build_tokenizer
 from llama_gossip.engine.models import ModelFolder
 from llama_gossip.errors import ModelUnavailable
@@ -90,7 +90,7 @@ def test_decoding_gives_the_text_back(vocabulary: Vocabulary, tmp_path: Path) ->
 
 def test_a_splitting_rule_that_is_not_known_is_refused_by_name() -> None:
     vocabulary = byte_level("martian")
-    metadata = {
+    metadata: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "martian",
         "tokenizer.ggml.tokens": vocabulary.tokens,
@@ -114,9 +114,9 @@ def test_a_splitting_rule_that_is_not_known_is_refused_by_name() -> None:
         ({"tokenizer.ggml.model": "llama"}, "no scores"),
     ],
 )
-def test_a_broken_vocabulary_is_one_sentence(change: dict[str, object], says: str) -> None:
+def test_a_broken_vocabulary_is_one_sentence(change: dict[str, Value], says: str) -> None:
     vocabulary = byte_level("smollm")
-    metadata = {
+    metadata: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": vocabulary.tokens,
@@ -124,4 +124,4 @@ def test_a_broken_vocabulary_is_one_sentence(change: dict[str, object], says: st
         "tokenizer.ggml.token_type": vocabulary.kinds,
     }
     with pytest.raises(ModelUnavailable, match=says):
-        build_tokenizer({**metadata, **change})  # type: ignore[dict-item]
+        build_tokenizer({**metadata, **change})

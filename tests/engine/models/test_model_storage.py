@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_gossip.engine import models, storage
+from llama_gossip.engine import models
 from llama_gossip.engine.models import ModelFolder
 from llama_gossip.errors import ConfigError, ModelUnavailable
 from tests.support.gguf_files import byte_level, random_weights, write_gguf
@@ -69,7 +69,7 @@ def test_a_disk_that_fills_up_while_converting_is_one_sentence_and_leaves_nothin
 def test_a_disk_without_room_is_told_before_the_work(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: SimpleNamespace(free=5 << 20))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 << 20))
     with pytest.raises(ModelUnavailable, match="has 5 MiB free") as caught:
         models.resolve(str(gguf), tmp_path)
     assert caught.value.code == "disk_full"
