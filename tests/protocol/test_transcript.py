@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_gossip.protocol import effects as ef
-from llama_gossip.protocol.messages import RequestId
+from llama_gossip.protocol.messages import FinishReason, RequestId
 from llama_gossip.protocol.transcript import MAX_KEPT, TranscriptBook, verify_transcript
 from tests.protocol.fakewire import FakeNet
+from tests.protocol.hand import REQUEST_ID, HandWorker, complete, token
 from tests.protocol.scripted_model import ScriptedModel, answer_of
 
 
@@ -87,6 +88,14 @@ def test_without_complete_the_verdict_is_open() -> None:
     assert not verdict.verified
     assert verdict.reason.startswith("open")
     assert verdict.text == answer_of(5, 6)
+
+
+def test_an_answer_that_was_cancelled_is_no_success() -> None:
+    worker = HandWorker()
+    worker.submit()
+    hand = worker.connect()
+    hand.send(token(0, "a"), complete("a", 1, finish_reason=FinishReason.CANCELLED))
+    assert "cancelled" in verify_transcript(worker.client.core.take_transcript(REQUEST_ID)).reason
 
 
 def test_attempts_of_two_requests_do_not_mix() -> None:

@@ -33,6 +33,7 @@ from llama_gossip.protocol.messages import (
     Cancel,
     Complete,
     Error,
+    FinishReason,
     Frame,
     Kind,
     NodeId,
@@ -233,6 +234,8 @@ class _Check:
             raise _broken(f"{frame.total_tokens} tokens are announced, {self.tokens} are there")
         if frame.text_digest != blake2b(self.text.encode("utf-8"), digest_size=32).digest():
             raise _broken("the digest is not that of the text")
+        if frame.finish_reason is FinishReason.CANCELLED:
+            raise _broken("the answer was cancelled before its end")
         self.complete = frame
 
     def verdict(self, *, verified: bool, reason: str) -> Verdict:
