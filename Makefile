@@ -33,6 +33,7 @@ lint: dev ## ruff, rustfmt, clippy, file lengths
 
 types: dev ## mypy --strict, and the stub of the native module against the module
 	$(BIN)/mypy
+	MYPYPATH=python:benches $(BIN)/mypy --strict benches/*.py examples/*.py tools/*.py
 	$(BIN)/python -m mypy.stubtest llama_gossip._native
 
 pytest: dev
