@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llama_gossip import news
@@ -76,6 +76,7 @@ def test_every_promised_event_has_its_dataclass() -> None:
 
 
 @settings(deadline=None)  # a busy machine is no failure
+@example(text="\ud800 \u2028 \n")
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_an_event_is_one_line_of_json_whatever_the_text(text: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
