@@ -205,3 +205,11 @@ def test_a_worker_that_stays_out_of_reach_fails_the_request_after_twenty_seconds
     worker.client.wait(1)
     (end,) = worker.client.all(ef.Failed)
     assert (end.code, end.trail[0][1:]) == ("peer_failed", (0, "could not be reached: refused"))
+
+
+def test_what_a_worker_announced_before_it_failed_does_not_bring_it_back() -> None:
+    worker, hand = started()
+    worker.say()
+    assert ef.OpenStream not in kinds(hand.client.feed(ev.StreamLost(hand.stream, "gone")))
+    worker.say()
+    assert worker.connect().assign.attempt == 2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_gossip.protocol import effects as ef
-from llama_gossip.protocol.messages import FinishReason, RequestId
+from llama_gossip.protocol.messages import FinishReason, Frame, RequestId
 from llama_gossip.protocol.transcript import MAX_KEPT, TranscriptBook, verify_transcript
 from tests.protocol.fakewire import FakeNet
 from tests.protocol.hand import REQUEST_ID, HandWorker, complete, token
@@ -90,12 +90,24 @@ def test_without_complete_the_verdict_is_open() -> None:
     assert verdict.text == answer_of(5, 6)
 
 
-def test_an_answer_that_was_cancelled_is_no_success() -> None:
+LIES: dict[str, tuple[list[Frame], str]] = {
+    "cancelled": ([token(0, "a"), complete("a", 1, finish_reason=FinishReason.CANCELLED)], "cancelled"),
+    "another text": ([token(0, "a"), complete("b", 1)], "digest"),
+    "more tokens": ([token(0, "a"), complete("a", 2)], "2 tokens"),
+    "a gap": ([token(1, "a")], "token 1"),
+    "too many": ([token(0, *["a"] * 9)], "more tokens"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_what_a_worker_signed_wrongly_is_no_success(name: str) -> None:
+    frames, reason = LIES[name]
     worker = HandWorker()
     worker.submit()
-    hand = worker.connect()
-    hand.send(token(0, "a"), complete("a", 1, finish_reason=FinishReason.CANCELLED))
-    assert "cancelled" in verify_transcript(worker.client.core.take_transcript(REQUEST_ID)).reason
+    worker.connect().send(*frames)
+    verdict = verify_transcript(worker.client.core.take_transcript(REQUEST_ID))
+    assert not verdict.verified
+    assert reason in verdict.reason
 
 
 def test_attempts_of_two_requests_do_not_mix() -> None:

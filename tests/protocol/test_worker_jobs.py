@@ -55,6 +55,8 @@ def test_the_end_of_the_requester_cancels_the_engines_job_at_once(name: str) -> 
     client.worker.feed(tokens(asked.job, 0, "a"))
     effects = client.worker.feed(ENDS[name](asked))
     assert [e.job for e in effects if isinstance(e, ef.CancelJob)] == [asked.job]
+    our_end = {"loss": [], "a frame of another signer": [StreamCode.PROTOCOL]}
+    assert asked.resets() == our_end.get(name, [StreamCode.CANCELLED])
     assert running(client) == 1
     assert not client.worker.all(ef.JobEnded)
     client.worker.feed(tokens(asked.job, 1, "b"))
