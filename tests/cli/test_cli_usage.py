@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -294,6 +295,14 @@ def test_a_signal_before_the_work_begins_is_quiet(
 ) -> None:
     assert main_module._explain(interrupt, Session()) == code
     assert capsys.readouterr().err == ""
+
+
+def test_without_the_native_extension_the_remedy_is_to_build_it(home: Path, tmp_path: Path) -> None:
+    package = Path(main_module.__file__).parent.parent
+    shutil.copytree(package, tmp_path / "bare" / package.name, ignore=shutil.ignore_patterns("_native*"))
+    done = run(home, "client", "Hello", PYTHONPATH=str(tmp_path / "bare"))
+    assert done.returncode == 3
+    assert "make dev" in done.stderr
 
 
 # --- small commands -------------------------------------------------------------------------------

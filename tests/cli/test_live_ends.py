@@ -122,6 +122,7 @@ def test_a_worker_that_dies_before_the_first_token_is_replaced_by_another(home: 
     assert (complete["attempts"], complete["total_tokens"], complete["verified"]) == (2, 5, True)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_alone_is_a_sentence_and_no_hang(home: Path) -> None:
     with worker(home, model="scripted:hang_after=0") as hanging:
         hanging.event("ready")
@@ -179,6 +180,7 @@ def test_the_first_signal_lets_a_running_answer_end_and_leaves_with_0(
     assert left_over(home) == []
 
 
+@pytest.mark.slow
 def test_a_draining_worker_takes_nothing_new(home: Path) -> None:
     with worker(home) as serving, client(home, *ENDLESS) as asking:
         serving.event("ready")

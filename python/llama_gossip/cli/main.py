@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from llama_gossip.cli.groups import SuggestingGroup
-from llama_gossip.errors import LlamaGossipError, UsageError
+from llama_gossip.errors import ConfigError, LlamaGossipError, UsageError
 
 PROGRAM = "llama-gossip"
 COMMANDS = {
@@ -116,6 +116,8 @@ def _explain(error: BaseException, session: Any) -> int:
             return error.exit_code
         case LlamaGossipError():
             known = error
+        case ImportError() if "_native" in str(error):
+            known = ConfigError(f"the native extension cannot be loaded: {error}", hint="build it: make dev")
         case click.ClickException():
             known = UsageError(error.format_message(), hint=_usage_hint(error))
         case _:
