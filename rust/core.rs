@@ -278,6 +278,7 @@ async fn shut_down(core: &Arc<Core>, deadline: Instant, flush: Duration) {
     if let Some(until) = core.topic.lingers_until() {
         sleep_until(flushed.min(until.into())).await;
     }
+    core.peers.close_streams(b"node closed");
     core.cancel.cancel();
     let published = lock(&core.published).take();
     if let Some(path) = published {

@@ -96,6 +96,16 @@ impl Peers {
         closed
     }
 
+    /// Closes every connection that carries streams: the peers' streams are then lost, all in the same
+    /// way, before our tasks can end them one by one.
+    pub fn close_streams(&self, reason: &[u8]) {
+        for connections in lock(&self.tracked).values() {
+            for connection in connections.iter().filter(|tracked| !tracked.gossip).filter_map(Tracked::live) {
+                connection.close(VarInt::from_u32(0), reason);
+            }
+        }
+    }
+
     /// Since when the newest gossip connection that this node opened to us lives.
     pub fn newest_inbound_gossip(&self, node: &EndpointId) -> Option<Instant> {
         let tracked = lock(&self.tracked);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ class Peer:
         self.node = native.Node(**options)
         self.events: list[Event] = []
         self.auto_consume = True
-        self.data: dict[int, bytearray] = {}
+        self.data: defaultdict[int, bytearray] = defaultdict(bytearray)
 
     @property
     def id(self) -> bytes:
@@ -48,7 +49,7 @@ class Peer:
         new: list[Event] = self.node.drain(max_events)
         for event in new:
             if event[0] == native.EVENT_STREAM_DATA:
-                self.data.setdefault(event[1], bytearray()).extend(event[2])
+                self.data[event[1]].extend(event[2])
                 if self.auto_consume:
                     self.node.consumed(event[1], len(event[2]))
         self.events += new

