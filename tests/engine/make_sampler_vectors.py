@@ -17,7 +17,7 @@ PATH = Path(__file__).parent / "vectors" / "sampler_s1.json"
 SEEDS = (0, 1, 42, 2**63, 2**64 - 1)
 POSITIONS = (0, 1, 37, 8191, 2**32)
 IDS = (0, 1, 2, 255, 49151, 128255)
-CONFIGS = (
+CONFIGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.0, "top_p": 1.0},
     {"temperature": 0.7, "top_p": 0.9},
@@ -55,7 +55,7 @@ def pick_cases() -> list[dict[str, Any]]:
     cases = []
     for number, options in enumerate(CONFIGS):
         for size in (64, 1500, 6000):
-            config = GenerationConfig(seed=1000 + number, **options)  # type: ignore[arg-type]
+            config = GenerationConfig(seed=1000 + number, **options)
             logits = logits_of(number, size)
             picks = [reference.pick(logits, config, position, PROMPT, ANSWER) for position in (8, 9, 10, 500)]
             cases.append(

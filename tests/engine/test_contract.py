@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_resume_at_every_token_continues_as_if_nothing_had_happened(
     shared: Shared, ids: Iterator[int], temperature: float
 ) -> None:
     engine, seen = shared
-    options = {"temperature": temperature, "max_tokens": 20, "ignore_eos": True}
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": 20, "ignore_eos": True}
     first = next(ids)
     engine.submit(job(first, **options))
     whole = seen.answer(first)

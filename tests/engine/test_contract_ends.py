@@ -12,7 +12,7 @@ from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.errors import UsageError
 from tests.engine.driving import LONG_PROMPT, Collector, Subject, job, started
 
-LONG = {"max_tokens": 2000, "ignore_eos": True, "temperature": 0.0}
+LONG: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True, "temperature": 0.0}
 Cancelling = Callable[[Callable[[EngineEvent], bool]], tuple[SteppedEngine[Any], Collector, list[int]]]
 
 

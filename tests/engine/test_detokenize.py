@@ -83,6 +83,12 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+def id_of(token: str) -> int:
+    token_id = byte_level().token_to_id(token)
+    assert token_id is not None
+    return token_id
+
+
 def streamed(decoder: Decoder, ids: Sequence[int], stop: tuple[str, ...] = ()) -> list[Settled[None]]:
     stream: TextStream[None] = TextStream(decoder, stop)
     out = []
@@ -116,7 +122,7 @@ def test_malformed_bytes_decode_as_the_tokenizer_does(data: st.DataObject) -> No
 
 
 def test_special_tokens_have_no_text_and_added_ones_have_theirs() -> None:
-    end, tool = byte_level().token_to_id("<|end|>"), byte_level().token_to_id("<tool>")
+    end, tool = id_of("<|end|>"), id_of("<tool>")
     assert decode(table("level").decoder(), [end, tool, end]) == "<tool>"
     assert table("level").text(end) == ""
     assert table("level")[10_000] is None
@@ -169,7 +175,7 @@ def test_no_stop_string_and_nothing_behind_it_is_ever_shown(text: str, stop: lis
 
 def test_a_possible_stop_string_holds_its_tokens_back_and_lets_them_go() -> None:
     stream: TextStream[None] = TextStream(table("level").decoder(), ("abba",))
-    ids = [byte_level().token_to_id(char) for char in "xabbc"]
+    ids = [id_of(char) for char in "xabbc"]
     sizes = [len(stream.push(token_id)) for token_id in ids]
     assert sizes == [1, 0, 0, 0, 4]
     assert stream.finish() == []

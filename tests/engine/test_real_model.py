@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_it_knows_the_capital_of_france(served: Served) -> None:
 def test_a_cut_answer_goes_on_with_the_same_tokens_and_text(served: Served, temperature: float) -> None:
     engine, seen = served
     base = 100 if temperature else 200
-    options = {"temperature": temperature, "max_tokens": 32, "seed": 7}
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": 32, "seed": 7}
     engine.submit(job(base, FOX, **options))
     whole = seen.answer(base)
     for number, count in enumerate((1, 13, 31), base + 1):
@@ -70,7 +71,7 @@ def test_greedy_text_is_that_of_generate(served: Served, checkpoint: Checkpoint)
 
 def test_two_requests_at_once_equal_their_solo_runs(served: Served) -> None:
     engine, seen = served
-    options = {"temperature": 0.7, "max_tokens": 12}
+    options: dict[str, Any] = {"temperature": 0.7, "max_tokens": 12}
     for number, prompt in ((400, FRANCE), (401, FOX)):
         engine.submit(job(number, prompt, **options))
         seen.answer(number)

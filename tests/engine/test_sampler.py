@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +35,10 @@ def test_noise_equals_the_vectors_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["pick"], ids=lambda case: f"{case['logits']}-{case['size']}")
-def test_picks_equal_the_vectors(case: dict) -> None:  # type: ignore[type-arg]
-    options = {key: tuple(map(tuple, v)) if key == "logit_bias" else v for key, v in case["config"].items()}
+def test_picks_equal_the_vectors(case: dict[str, Any]) -> None:
+    options: dict[str, Any] = {
+        key: tuple(map(tuple, v)) if key == "logit_bias" else v for key, v in case["config"].items()
+    }
     config = GenerationConfig(seed=int(case["seed"]), **options)
     sampler = Sampler(config, case["prompt"], case["answer"])
     logits = np.array(logits_of(case["logits"], case["size"]), dtype=np.float32)
