@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUST   := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
-FUZZ_SECONDS ?= 60
+FUZZ_RUNS ?= 1000000
+FUZZ_SEED ?= 1
 
 export CARGO_TERM_COLOR ?= auto
 export PYTHONDONTWRITEBYTECODE ?=
@@ -47,8 +48,8 @@ fmt: dev ## format Python and Rust
 bench: dev ## the throughput bench, short form
 	$(BIN)/python benches/throughput.py --quick
 
-fuzz: dev ## hostile bytes against every decoder, for FUZZ_SECONDS
-	$(BIN)/python tests/fuzz/fuzz_wire.py --seconds $(FUZZ_SECONDS)
+fuzz: dev ## hostile bytes against every decoder: FUZZ_RUNS mutants from FUZZ_SEED
+	$(BIN)/python -m tests.fuzz.fuzz_wire --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)
 
 lock: ## pin every Python dependency again, with hashes
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
