@@ -203,6 +203,12 @@ def test_a_stale_boot_is_corrected_at_once_on_the_same_worker() -> None:
     assert (assigned.worker_boot, assigned.attempt) == (OWN_BOOT + 7, 2)
 
 
+def test_a_stale_boot_that_names_no_newer_one_puts_the_worker_out() -> None:
+    _, hand = started()
+    effects = hand.send(Reject(0, RejectReason.STALE_BOOT, 0, OWN_BOOT))
+    assert ef.OpenStream not in kinds(effects)
+
+
 def test_a_worker_that_keeps_changing_its_boot_is_not_followed_for_ever() -> None:
     worker, hand = started()
     for change in range(1, 4):

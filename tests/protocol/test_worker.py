@@ -121,6 +121,15 @@ def test_what_is_no_valid_assign_is_reset_and_starts_nothing(
     assert [type(f) for f in neighbour.frames()] == [Token], "the neighbour's stream goes on"
 
 
+def test_a_bad_length_right_behind_a_good_assign_ends_the_job_at_once() -> None:
+    client = HandClient()
+    data, _ = encode_assign(client.assign(), client.signer, NET_ID)
+    client.worker.feed(ev.StreamAccepted(9, client.signer.node_id))
+    effects = client.worker.feed(ev.StreamData(9, data + (65_537).to_bytes(4, "big")))
+    assert ef.ResetStream(9, StreamCode.PROTOCOL) in effects
+    assert ef.CancelJob in kinds(effects)
+
+
 def test_a_stream_that_brings_no_assign_is_reset_after_ten_seconds() -> None:
     client = HandClient()
     client.worker.feed(ev.StreamAccepted(9, client.signer.node_id))

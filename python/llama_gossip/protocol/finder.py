@@ -87,7 +87,7 @@ class Finder:
         record = self._ledger.peek(candidate.node_id)
         if not is_out(record, candidate):
             return record.held_until_ms
-        request.failed_before = True
+        request.failed_before = True  # for another request perhaps, but it is why this one waits
         return max(grace, record.out_at_ms + self._desk.timers.out_patience_ms)
 
     def _grace_mono_ms(self, request: Request) -> int:
