@@ -227,6 +227,17 @@ def test_a_named_file_replaces_the_usual_one_and_the_flag_the_variable(
     assert load_config({"config": str(tmp_path / "flag")}, dirs, environ).model == "flag"
 
 
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_what_is_no_path_is_refused(dirs: Directories, path: str) -> None:
+    write_config(dirs, f"key_file = {json.dumps(path)}")
+    with pytest.raises(ConfigError, match="is no path"):
+        load_config({}, dirs, {})
+
+
+def test_a_home_that_nobody_has_stays_a_name(dirs: Directories) -> None:
+    assert load_config({"key_file": "~nobody-here/k"}, dirs, {}).key_file == Path.cwd() / "~nobody-here" / "k"
+
+
 def test_paths_in_the_file_start_at_the_file(dirs: Directories, tmp_path: Path) -> None:
     write_config(dirs, 'key_file = "keys/own.key"')
     assert load_config({}, dirs, {}).key_file == tmp_path / "keys" / "own.key"

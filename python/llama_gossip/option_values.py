@@ -41,7 +41,7 @@ def convert(
             case "switch":
                 return _switch(raw, text)
             case "path":
-                return Path(os.path.normpath(base / Path(_text(raw)).expanduser()))
+                return _path(raw, base)
             case "list":
                 return _list(raw, spec)
     except ValueError as problem:
@@ -54,6 +54,13 @@ def _text(raw: object) -> str:
     if not isinstance(raw, str):
         raise ValueError(f"must be text, not {_kind_name(raw)}")
     return raw
+
+
+def _path(raw: object, base: Path) -> Path:
+    text = _text(raw)
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no path")
+    return Path(os.path.normpath(base / os.path.expanduser(text)))
 
 
 def _choice(value: str, spec: OptionSpec) -> str:

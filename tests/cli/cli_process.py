@@ -95,6 +95,13 @@ class Running:
             if found["event"] == name and all(found[field] == value for field, value in fields.items()):
                 return found
 
+    def event_so_far(self, name: str, **fields: object) -> dict[str, Any]:
+        """As `event`, but one that has been read already counts too."""
+        for found in self.events():
+            if found["event"] == name and all(found[field] == value for field, value in fields.items()):
+                return found
+        return self.event(name, **fields)
+
     def told(self) -> str:
         return "".join([*self.lines[-20:], "--- stderr ---\n", *self.errors[-20:]])
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from llama_gossip.cli.options import given
 from llama_gossip.cli.output import Mode, Output
 from llama_gossip.config import Config, Directories, load_config
+from llama_gossip.directories import absolute_path
 from llama_gossip.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def read_tickets(given_tickets: Sequence[str]) -> list[str]:
         if text == "-":
             tickets += _ticket_lines(sys.stdin.buffer.read(MAX_TICKET_FILE_BYTES + 1), "stdin")
         elif text.startswith("@"):
-            tickets += _ticket_lines(_read(Path(text[1:]).expanduser()), text[1:])
+            tickets += _ticket_lines(_read(absolute_path(text[1:])), text[1:])
         else:
             tickets.append(text)
     return tickets
@@ -92,7 +93,10 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_TICKET_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read the ticket file {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot read the ticket file {path}: {error.strerror}",
+            hint="llama-gossip ticket > FILE writes one, --join @FILE reads it",
+        ) from error
 
 
 def _ticket_lines(content: bytes, where: str) -> list[str]:
