@@ -45,7 +45,6 @@ compile_dependencies &
 compiling=$!
 install_dependencies || { kill "$compiling" 2>/dev/null; fail "The Python packages could not be installed; the reason stands above."; }
 wait "$compiling" || fail "The native extension did not compile; the reason stands above."
-VIRTUAL_ENV="$PWD/.venv" "$BIN/maturin" develop --quiet --locked --uv --skip-install 2>/dev/null \
-    || VIRTUAL_ENV="$PWD/.venv" "$BIN/maturin" develop --quiet --locked --uv \
+VIRTUAL_ENV="$PWD/.venv" PATH="$PWD/$BIN:$PATH" maturin develop --quiet --locked --uv \
     || fail "The native extension could not be put into .venv."
 touch .venv/.ready

@@ -19,6 +19,7 @@ from tests.protocol.hand import announce
 from tests.protocol.scripted_model import DIGEST, ScriptedModel
 
 NOW = Now(100_000, 0)
+SLOTS = 8
 WANT = Want("tiny", None, 11, 10, None)
 A, B, C = (NodeId(letter * 32) for letter in (b"a", b"b", b"c"))
 
@@ -65,9 +66,9 @@ def test_five_percent_of_the_picks_explore() -> None:
 
 def test_own_measurements_go_before_announced_values() -> None:
     ledger = Ledger(timers=Timers())
-    ledger.success(A, 500.0)
+    ledger.success(A, 500.0, SLOTS)
     ledger.first_token(A, 20.0)
-    ledger.success(B, 2.0)
+    ledger.success(B, 2.0, SLOTS)
     pool = candidates(a=peer(tokens_per_s=1.0), b=peer(tokens_per_s=1_000.0))
     assert picks(pool, chooser(ledger)) == {A: 300}
 
@@ -111,7 +112,7 @@ def test_cooldowns_double_up_to_five_minutes_and_success_forgives() -> None:
         ledger.fault(A, 0)
         spans.append(ledger.peek(A).cooldown_until_ms)
     assert spans == [15_000, 30_000, 60_000, 120_000, 240_000, 300_000, 300_000]
-    ledger.success(A, None)
+    ledger.success(A, None, SLOTS)
     ledger.fault(A, 0)
     assert ledger.peek(A).cooldown_until_ms == 15_000
     ledger.fault(A, 0, least_ms=300_000)
@@ -182,3 +183,48 @@ def test_a_peer_past_its_ttl_is_not_even_a_reason() -> None:
     roster.apply(A, announce(ttl_ms=1_000), NOW)
     found = survey(roster.items(), WANT, allowlist=None, now=Now(NOW.mono_ms + 1_000, 0))
     assert (found.fit, found.unfit) == ([], [])
+
+
+def closed_loop(
+    speeds: dict[NodeId, float], *, serial: bool, requests: int, seed: int
+) -> tuple[Counter[NodeId], float]:
+    """Answers a worker, and the share of the time that the workers were busy. Workers step a token at a time:
+    a serial one for one of its requests in turn, a batching one for all of them. Stepped in virtual time."""
+    ledger = Ledger(timers=Timers())
+    by = chooser(ledger, explore=0.05, seed=seed)
+    pool = candidates(**{n.decode()[0]: peer(max_concurrent=SLOTS, tokens_per_s=0.0) for n in speeds})
+    running: dict[NodeId, list[list[float]]] = {n: [] for n in speeds}
+    answers: Counter[NodeId] = Counter()
+    busy = steps = 0
+    while answers.total() < requests:
+        while sum(map(len, running.values())) < 4 * len(speeds):
+            chosen = by.choose(pool, WANT, barred=lambda _: False, now=NOW)
+            assert chosen is not None
+            ledger.start(chosen.node_id)
+            ledger.first_token(chosen.node_id, 20.0)
+            running[chosen.node_id].append([0.0, float(steps)])
+        steps += 1
+        for worker, jobs in running.items():
+            busy += bool(jobs)
+            for job in jobs:
+                job[0] += speeds[worker] / (len(jobs) if serial else 1)
+            for job in [job for job in jobs if job[0] >= 40]:
+                jobs.remove(job)
+                ledger.success(worker, 40 / (steps - job[1]), SLOTS)
+                ledger.end(worker)
+                answers[worker] += 1
+    return answers, busy / (steps * len(speeds))
+
+
+@pytest.mark.parametrize("serial", [True, False], ids=["serial", "batching"])
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_workers_share_a_closed_loop_and_none_idles(serial: bool, seed: int) -> None:
+    answers, busy = closed_loop({A: 1.0, B: 1.0}, serial=serial, requests=200, seed=seed)
+    assert max(answers.values()) / min(answers.values()) <= 1.3, answers
+    assert busy >= 0.97
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_worker_that_is_four_times_faster_gets_most_of_the_work(seed: int) -> None:
+    answers, _ = closed_loop({A: 1.0, B: 4.0}, serial=True, requests=300, seed=seed)
+    assert answers[B] / answers[A] >= 2.5, answers

@@ -19,7 +19,7 @@ MAX_RECORDS = 4_096  # as many as the roster can hold
 class Record:
     in_flight: int = 0  # own attempts on it
     ttft_ms: float | None = None
-    tokens_per_s: float | None = None
+    tokens_per_s: float | None = None  # of one request alone
     completed: int = 0
     faults: int = 0  # in a row, its own
     cooldown_until_ms: int = 0
@@ -56,12 +56,15 @@ class Ledger:
         record = self.record(worker)
         record.ttft_ms = _blend(record.ttft_ms, ttft_ms)
 
-    def success(self, worker: NodeId, tokens_per_s: float | None) -> None:
+    def success(self, worker: NodeId, tokens_per_s: float | None, slots: int) -> None:
+        """A whole answer. Its speed counts as what it would have been alone, as far as that can be told from
+        how many of `slots` this node itself kept busy: a worker that was crowded is no slow worker."""
         record = self.record(worker)
         record.completed += 1
         record.faults = 0
         if tokens_per_s is not None:
-            record.tokens_per_s = _blend(record.tokens_per_s, tokens_per_s)
+            crowding = 1 + min(max(0, record.in_flight - 1), slots) / max(1, slots)
+            record.tokens_per_s = _blend(record.tokens_per_s, tokens_per_s * crowding)
 
     def hold(self, worker: NodeId, until_mono_ms: int) -> None:
         """It asked for patience: its retry_after."""

@@ -264,7 +264,8 @@ class Requester:
 
     def _completed(self, request: Request, attempt: Attempt, complete: Complete) -> None:
         request.step(RequestStep.COMPLETE)
-        self._ledger.success(attempt.worker, attempt.tokens_per_s())
+        slots = attempt.candidate.capacity.max_concurrent
+        self._ledger.success(attempt.worker, attempt.tokens_per_s(), slots)
         self._release_attempt(request, attempt)
         request.closing = attempt.stream
         self._by_stream[attempt.stream] = request

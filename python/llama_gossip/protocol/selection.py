@@ -157,15 +157,17 @@ class Chooser:
         record = self.ledger.peek(candidate.node_id)
         capacity = candidate.capacity
         tokens_per_s = record.tokens_per_s or capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
-        generate_ms = want.max_tokens / tokens_per_s * 1_000
         slots = max(1, capacity.max_concurrent)
         load = max(capacity.current_load + capacity.queue_depth, record.in_flight)
+        # As if the engine did one thing at a time: right for a serial one, and for a batching one it prefers
+        # the less loaded of two equals. A milder factor lets old measurements outweigh the load, and everybody
+        # runs to the worker that was idle last.
+        generate_ms = want.max_tokens / tokens_per_s * 1_000 * (1 + min(load, slots))
         waiting_rounds = max(0, load - slots + 1) / slots
         queue_ms = max(float(capacity.queue_ms), waiting_rounds * generate_ms)
         ttft_ms = UNKNOWN_TTFT_MS if record.ttft_ms is None else record.ttft_ms
         stale = now.mono_ms - candidate.received_mono_ms > self.timers.stale_ms
-        shared = 1 + min(load, slots) / slots  # a batch is slower for each of its members
-        return queue_ms + ttft_ms + generate_ms * shared + (SATURATED_MS if stale else 0.0)
+        return queue_ms + ttft_ms + generate_ms + (SATURATED_MS if stale else 0.0)
 
 
 def is_out(record: Record, candidate: Candidate) -> bool:
