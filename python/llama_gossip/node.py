@@ -129,12 +129,14 @@ class InferenceNode:
         key_file: Path | None = None,
         dirs: Directories | None = None,
         allow: Sequence[NodeId] | None = None,
+        role: str | None = None,
     ) -> InferenceNode:
         """Claims a key and binds; nothing is said to anybody before `join`.
 
         name: this node's name and its key's (None: the first free of node-1, node-2, …). engine: what it
         serves. join: tickets, all of one network. network: name of an open network. Neither: the user's own.
-        allow: node ids that may connect and be heard (None: every member).
+        allow: node ids that may connect and be heard (None: every member). role: what the others are told
+        (None: worker or client, by what it serves).
         Raises ConfigError, KeyFileError, TicketError, UsageError, TransportError.
         """
         dirs = dirs or Directories.find()
@@ -151,6 +153,7 @@ class InferenceNode:
                 rng=random.SystemRandom(),
                 allowlist=None if allow is None else frozenset(allow),
                 version=__version__,
+                features=() if role is None else (f"role/{role}",),
                 policy=Policy(open_network=network is not None),
             )
             node = cls(key, core, dirs, secret, network_name)

@@ -18,6 +18,7 @@ from llama_gossip.protocol.messages import NodeId
 
 BIND_OPERATION = 0  # the operation every native node starts with
 DRAIN_EVENTS = 256  # a wake-up: enough to amortise the crossing, few enough to keep the loop responsive
+NOT_ALLOWED = "(code 403)"  # how the native layer names the close frame of a peer's allowlist
 CLOSE_MS = 2_000  # the native side's own bound for a graceful goodbye
 CLOSE_GRACE_S = 1.0  # on top of it, before the loop gives up waiting
 
@@ -267,7 +268,9 @@ class Transport:
         elif succeeded:
             self._handler(events.StreamOpened(dial, event[2]))
         else:
-            self._handler(events.DialFailed(dial, f"{event[2]}: {event[3]}"))
+            reason = f"{event[2]}: {event[3]}"
+            refused = event[2] == "not_allowed" or NOT_ALLOWED in reason
+            self._handler(events.DialFailed(dial, reason, refused))
 
 
 _MAKERS: dict[int, Callable[[tuple[Any, ...]], TransportEvent]] = {
@@ -279,6 +282,6 @@ _MAKERS: dict[int, Callable[[tuple[Any, ...]], TransportEvent]] = {
     _native.EVENT_STREAM_FINISHED: lambda e: events.StreamFinished(e[1]),
     _native.EVENT_STREAM_RESET: lambda e: events.StreamReset(e[1], e[2]),
     _native.EVENT_STREAM_STOPPED: lambda e: events.StreamStopped(e[1], e[2]),
-    _native.EVENT_STREAM_LOST: lambda e: events.StreamLost(e[1], e[2]),
+    _native.EVENT_STREAM_LOST: lambda e: events.StreamLost(e[1], e[2], NOT_ALLOWED in e[2]),
     _native.EVENT_PEER_FOUND: lambda e: PeerFound(NodeId(e[1]), tuple(e[2])),
 }

@@ -239,6 +239,8 @@ def test_hybrid_answers_each_line_and_serves_others_also_after_its_input_has_end
         both.write("Hello\n")
         assert both.event("complete")["text"] == first["text"]
         assert first["worker"] == ready["node_id"]
+        [row] = objects(run(home, "peers", "--json").stdout)
+        assert (row["role"], row["state"]) == ("hybrid", "ready")
         assert both.process.stdin is not None
         both.process.stdin.close()
         done = run(home, "client", "Hello", *FIXED)

@@ -387,3 +387,29 @@ def test_a_worker_that_appears_within_the_grace_is_asked_at_once() -> None:
     worker.say(state=NodeState.READY)
     assert worker.connect().assign.attempt == 1
     assert not worker.client.all(ef.Failed)
+
+
+# --- who does not admit us -----------------------------------------------------------------------------
+
+
+def test_a_worker_that_does_not_admit_this_node_is_asked_once_and_named() -> None:
+    worker = HandWorker()
+    worker.submit()
+    hand = worker.connect()
+    hand.client.feed(ev.StreamLost(hand.stream, "closed by peer", refused=True))
+    hand.client.wait(5_000)
+    [failed] = worker.client.all(ef.Failed)
+    assert failed.code == "no_workers"
+    assert failed.trail[-1][2] == "does not admit this node"
+    assert len(worker.client.all(ef.OpenStream)) == 1
+
+
+def test_a_dial_that_is_refused_is_not_tried_again() -> None:
+    worker = HandWorker()
+    worker.submit()
+    [opened] = worker.client.all(ef.OpenStream)
+    worker.client.feed(ev.DialFailed(opened.dial, "not_allowed", refused=True))
+    worker.client.wait(5_000)
+    [failed] = worker.client.all(ef.Failed)
+    assert failed.code == "no_workers"
+    assert len(worker.client.all(ef.OpenStream)) == 1

@@ -31,7 +31,7 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
     reason = "error"
     with Signals(grace_s=SERVE_GRACE_S) as signals:
         try:
-            async with session.node() as node:
+            async with session.node(role) as node:
                 node.add_listener(_listener(output, signals))
                 reason = await _serve_until_stopped(session, role, node, signals, beside)
         finally:

@@ -51,7 +51,7 @@ class Session:
         self.tickets = read_tickets(self.config.join)
 
     @contextlib.asynccontextmanager
-    async def node(self) -> AsyncIterator[InferenceNode]:
+    async def node(self, role: str | None = None) -> AsyncIterator[InferenceNode]:
         """A node of this user, bound and not yet joined; shut down at the end of the block."""
         from llama_gossip.identity import read_allowlist
         from llama_gossip.node import InferenceNode
@@ -65,6 +65,7 @@ class Session:
             key_file=config.key_file,
             dirs=self.dirs,
             allow=read_allowlist(config.allowlist) if config.allowlist else None,
+            role=role,
         )
         try:
             yield node

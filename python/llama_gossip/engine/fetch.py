@@ -42,7 +42,9 @@ def ensure_file(
     if final.exists():
         return _checked(final, source, cache, verify, progress)
     if not fetch:
-        raise _absent(entry, source, models_dir, "it was not fetched yet")
+        raise ModelUnavailable(
+            f"the model {entry.name} was not fetched yet", hint=f"llama-gossip models fetch {entry.name}"
+        )
     with locked(models_dir, entry.name, progress):
         if final.exists():
             return _checked(final, source, cache, verify, progress)

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from llama_gossip.engine import device as devices
+from llama_gossip.engine import models
 from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
+from llama_gossip.engine.catalogue import CATALOGUE, InMemory
 from llama_gossip.engine.detokenize import TokenBytes
 from llama_gossip.engine.jobs import Answer, JobError
 from llama_gossip.engine.memory import cuda_memory_free, memory_available
@@ -274,6 +276,8 @@ def load_torch_engine(
     progress: Progress | None,
 ) -> TorchEngine:
     devices.prepare_environment()
+    if not (spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)):
+        models.resolve(spec, progress=progress)  # a wrong name is told before torch takes its seconds to load
     from llama_gossip.engine.checkpoint import load_checkpoint
 
     placement = devices.place(device)

@@ -37,6 +37,9 @@ def settle(
     newest: (boot, seq) of its newest Announce, which no longer counts when it is out."""
     worker, now_ms = attempt.worker, desk.now.mono_ms
     match ended.how:
+        case How.REFUSED:
+            request.barred[worker] = "policy"
+            return
         case How.LOST | How.SILENT:
             ledger.out(worker, newest, now_ms)
             request.tired.add(worker)

@@ -40,6 +40,7 @@ class How(Enum):
 
     REJECTED = auto()
     LOST = auto()  # stream or connection gone
+    REFUSED = auto()  # its allowlist does not name this node
     SILENT = auto()  # accept, stall, first-token or no-advance timer
     FAULT = auto()  # wrong bytes: its own fault
     DIGEST = auto()  # the answer's digest is not that of its text

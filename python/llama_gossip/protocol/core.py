@@ -152,8 +152,8 @@ class Core:
                 self._membership.received(event)
             case ev.StreamOpened(dial, stream):
                 self._requester.opened(dial, stream)
-            case ev.DialFailed(dial, reason):
-                self._requester.dial_failed(dial, reason)
+            case ev.DialFailed(dial, reason, refused):
+                self._requester.dial_failed(dial, reason, refused=refused)
             case ev.Submit() | ev.CancelRequest():
                 self._user(event)
             case ev.EngineChanged():
@@ -225,8 +225,8 @@ class Core:
                 self._requester.was_reset(stream, code)
             case ev.StreamStopped():
                 pass  # it may overtake the worker's last frames, which say more
-            case ev.StreamLost(stream, reason):
-                self._requester.lost(stream, reason)
+            case ev.StreamLost(stream, reason, refused):
+                self._requester.lost(stream, reason, refused=refused)
             case _:
                 assert_never(event)
 
@@ -241,7 +241,7 @@ class Core:
             case ev.StreamReset(stream, code) | ev.StreamStopped(stream, code):
                 reason = "cancelled" if code == StreamCode.CANCELLED else "requester_gone"
                 self._worker.gone(stream, reason, answer=True)
-            case ev.StreamLost(stream, _):
+            case ev.StreamLost(stream):
                 self._worker.gone(stream, "requester_lost", answer=False)
             case _:
                 assert_never(event)

@@ -66,6 +66,7 @@ class StreamOpened:
 class DialFailed:
     dial: int
     reason: str
+    refused: bool = False  # one of the two sides does not admit the other: another try is in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class StreamStopped:
 class StreamLost:
     stream: int
     reason: str
+    refused: bool = False  # the peer does not admit this node
 
 
 # --- the user ------------------------------------------------------------------------------------

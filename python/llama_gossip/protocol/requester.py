@@ -38,6 +38,8 @@ from llama_gossip.protocol.states import RequestStep
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
 
+NOT_ADMITTED = "does not admit this node"
+
 
 class Requester:
     def __init__(self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook) -> None:
@@ -132,16 +134,20 @@ class Requester:
         self._stop_dialling(request)
         self._assign(request, candidate, stream)
 
-    def dial_failed(self, dial: int, reason: str) -> None:
+    def dial_failed(self, dial: int, reason: str, *, refused: bool = False) -> None:
         taken = self._dialler.take(dial)
         if taken is None:
             return
         request, candidate = taken
         self._desk.count("dials_failed")
-        request.note(candidate.node_id, 0, f"could not be reached: {reason}")
-        request.failed_before = True
-        request.tired.add(candidate.node_id)
-        self._ledger.out(candidate.node_id, self._finder.newest(candidate), self._desk.now.mono_ms)
+        if refused:
+            request.note(candidate.node_id, 0, NOT_ADMITTED)
+            request.barred[candidate.node_id] = "policy"
+        else:
+            request.note(candidate.node_id, 0, f"could not be reached: {reason}")
+            request.failed_before = True
+            request.tired.add(candidate.node_id)
+            self._ledger.out(candidate.node_id, self._finder.newest(candidate), self._desk.now.mono_ms)
         self._next(request)
 
     def _stop_dialling(self, request: Request) -> None:
@@ -223,15 +229,18 @@ class Requester:
     def was_reset(self, stream: int, code: int) -> None:
         self._gone(stream, f"abandoned the stream ({StreamCode.name_of(code)})")
 
-    def lost(self, stream: int, reason: str) -> None:
-        self._gone(stream, f"was lost: {reason}")
+    def lost(self, stream: int, reason: str, *, refused: bool = False) -> None:
+        if refused:
+            self._gone(stream, NOT_ADMITTED, How.REFUSED)
+        else:
+            self._gone(stream, f"was lost: {reason}")
 
-    def _gone(self, stream: int, reason: str) -> None:
+    def _gone(self, stream: int, reason: str, how: How = How.LOST) -> None:
         request = self._by_stream[stream]
         if request.attempt is None:
             self._close(request)
         else:
-            self._apply(request, request.attempt, Ended(How.LOST, reason))
+            self._apply(request, request.attempt, Ended(how, reason))
 
     def _apply(self, request: Request, attempt: Attempt, news: News) -> None:
         match news:
@@ -317,7 +326,7 @@ class Requester:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
             case How.SILENT | How.SHORT:
                 self._cancel_live(attempt, ended.reason)
-            case How.LOST:
+            case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))
             case _:
                 assert_never(ended.how)

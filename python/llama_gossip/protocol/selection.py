@@ -160,8 +160,8 @@ class Chooser:
         slots = max(1, capacity.max_concurrent)
         load = max(capacity.current_load + capacity.queue_depth, record.in_flight)
         # As if the engine did one thing at a time: right for a serial one, and for a batching one it prefers
-        # the less loaded of two equals. A milder factor lets old measurements outweigh the load, and everybody
-        # runs to the worker that was idle last.
+        # the less loaded of two equals. With a milder factor old measurements outweigh the load, and all
+        # run to the worker that was idle last.
         generate_ms = want.max_tokens / tokens_per_s * 1_000 * (1 + min(load, slots))
         waiting_rounds = max(0, load - slots + 1) / slots
         queue_ms = max(float(capacity.queue_ms), waiting_rounds * generate_ms)
