@@ -84,6 +84,27 @@ def test_own_requests_in_flight_count_before_the_worker_announces_them() -> None
     assert set(picks(pool, chooser(ledger))) == {A, B}
 
 
+def test_an_old_announced_load_does_not_hide_that_own_requests_have_ended() -> None:
+    ledger = Ledger(timers=Timers())
+    for _ in range(5):
+        ledger.start(A)
+    ledger.announced(A, 5)  # all of them this node's
+    pool = candidates(a=peer(current_load=5), b=peer(current_load=1))
+    assert picks(pool, chooser(ledger)) == {B: 300}
+    for _ in range(5):
+        ledger.end(A)
+    assert picks(pool, chooser(ledger)) == {A: 300}
+
+
+def test_the_jobs_of_others_count_beside_the_own_ones() -> None:
+    ledger = Ledger(timers=Timers())
+    ledger.start(A)
+    ledger.announced(A, 4)
+    ledger.end(A)
+    pool = candidates(a=peer(current_load=4), b=peer(current_load=2))
+    assert picks(pool, chooser(ledger)) == {B: 300}
+
+
 def test_a_queue_is_avoided() -> None:
     pool = candidates(a=peer(current_load=2, queue_depth=4), b=peer(current_load=1))
     assert picks(pool, chooser()) == {B: 300}

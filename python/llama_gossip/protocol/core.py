@@ -94,6 +94,7 @@ class Core:
             receiver=self._receiver,
             roster=self._roster,
             presence=self._presence,
+            loaded=ledger.announced,
             changed=self._requester.roster_changed,
         )
         self._wake_at: int | None = None

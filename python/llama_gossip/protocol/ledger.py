@@ -18,6 +18,7 @@ MAX_RECORDS = 4_096  # as many as the roster can hold
 @dataclass(slots=True)
 class Record:
     in_flight: int = 0  # own attempts on it
+    others: int | None = None  # jobs of others when it last announced itself; None: as announced
     ttft_ms: float | None = None
     tokens_per_s: float | None = None  # of one request alone
     completed: int = 0
@@ -51,6 +52,13 @@ class Ledger:
 
     def end(self, worker: NodeId) -> None:
         self.record(worker).in_flight -= 1
+
+    def announced(self, worker: NodeId, load: int) -> None:
+        """`load` jobs, running or queued, by its newest Announce. What this node has there it knows better than
+        any Announce, so only the rest is kept: an old load would hide that its own requests have ended."""
+        record = self._records.get(worker)
+        if record is not None:
+            record.others = max(0, load - record.in_flight)
 
     def first_token(self, worker: NodeId, ttft_ms: float) -> None:
         record = self.record(worker)

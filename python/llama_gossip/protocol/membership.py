@@ -39,12 +39,14 @@ class Membership:
         receiver: Receiver,
         roster: Roster,
         presence: Presence,
+        loaded: Callable[[NodeId, int], None],
         changed: Callable[[], None],
     ) -> None:
         self._desk = desk
         self._receiver = receiver
         self._roster = roster
         self._presence = presence
+        self._loaded = loaded  # told how many jobs a peer has
         self._changed = changed  # told when a request that waits might find a worker now
 
     def received(self, event: GossipReceived) -> None:
@@ -76,6 +78,7 @@ class Membership:
             self._desk.count(f"announces_{change.name.lower()}")
             return
         self._presence.heard(announce)
+        self._loaded(sender, announce.capacity.current_load + announce.capacity.queue_depth)
         if change is Change.NEW:
             self._presence.stranger_heard()
         self._tell(sender, peer, before)

@@ -158,7 +158,8 @@ class Chooser:
         capacity = candidate.capacity
         tokens_per_s = record.tokens_per_s or capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
         slots = max(1, capacity.max_concurrent)
-        load = max(capacity.current_load + capacity.queue_depth, record.in_flight)
+        announced = capacity.current_load + capacity.queue_depth
+        load = record.in_flight + (announced if record.others is None else record.others)
         # As if the engine did one thing at a time: right for a serial one, and for a batching one it prefers
         # the less loaded of two equals. With a milder factor old measurements outweigh the load, and all
         # run to the worker that was idle last.
