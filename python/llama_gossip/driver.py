@@ -1,7 +1,8 @@
 """Driver: feeds events to the core and performs its effects. The only place where the core meets the world.
 
 Everything runs on one event loop. Events that arise while an effect is performed wait their turn, so the
-core is never entered twice.
+core is never entered twice. An effect that fails (a listener that raises) costs no other effect and no other
+event: it is reported to the loop's exception handler.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from llama_gossip import news
 from llama_gossip.engine_bridge import EngineBridge
-from llama_gossip.errors import TransportError
+from llama_gossip.errors import TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.core import Core, PeerView
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.transport import Lagged, PeerFound, Transport, TransportEvent
+
+RETRY_S = 1.0  # after an error inside the core: its timers live on, at a pace that a log can bear
 
 
 def now() -> events.Now:
@@ -43,8 +46,10 @@ class Driver:
         self._loopback = Loopback(own_id, self.feed)
         self._waiting: deque[events.Event] = deque()
         self._performing = False
+        self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self.loop = asyncio.get_running_loop()
 
     def on_transport(self, event: TransportEvent) -> None:
         match event:
@@ -56,22 +61,73 @@ class Driver:
                 self.feed(event)
 
     def feed(self, event: events.Event) -> None:
-        """Hands one event to the core and performs what it asks for."""
+        """Hands one event to the core and performs what it asks for. After `stop` nothing happens.
+
+        Raises what the core raises for this event (see `Core.handle`), once all that waits is performed."""
+        if self._stopped:
+            return
         self._waiting.append(event)
         if self._performing:
             return
         self._performing = True
+        refusal: Exception | None = None
         try:
             while self._waiting:
-                for effect in self.core.handle(self._waiting.popleft(), now()):
-                    self.perform(effect)
+                current = self._waiting.popleft()
+                try:
+                    asked = self.core.handle(current, now())
+                except Exception as error:  # noqa: BLE001  raised below or reported
+                    self._try_again_soon()
+                    if current is event:
+                        refusal = error
+                    else:
+                        self._report(f"the event {type(current).__name__} was refused", error)
+                    continue
+                self._perform_all(asked)
         finally:
             self._performing = False
+        if refusal is not None:
+            raise refusal
+
+    def _perform_all(self, asked: Iterable[effects.Effect]) -> None:
+        for effect in asked:
+            try:
+                self.perform(effect)
+            except Exception as error:  # noqa: BLE001  the effects behind it belong to others
+                self._report(f"the effect {type(effect).__name__} failed", error)
+
+    def _report(self, what: str, error: Exception) -> None:
+        self.loop.call_exception_handler({"message": f"llama-gossip: {what}", "exception": error})
+
+    def _try_again_soon(self) -> None:
+        """What the core could not finish (effects, its next Wake) comes with its next event: there is one."""
+        if self._retry is None:
+            self._retry = self.loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.feed(events.Tick())
+
+    def check_loop(self) -> None:
+        """Raises UsageError when this is not the event loop (or its thread) that the node lives on."""
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is not self.loop:
+            raise UsageError(
+                "this node lives on another event loop",
+                hint="ask it from the loop that made it, or use InferenceNode.sync",
+            )
 
     def stop(self) -> None:
-        """No timer fires after this; conversations that still wait fail."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """No event is handled and no timer fires after this; conversations that still wait fail."""
+        self._stopped = True
+        self._waiting.clear()
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self.drained.set()  # whoever waits for it waits in vain
         for conversation in list(self.conversations.values()):
             conversation.fail(
                 TransportError("the node was shut down before the answer was complete", code="closed")
@@ -179,7 +235,14 @@ class Driver:
             self._timer = None
         if at_mono_ms is not None:
             delay_s = max(0.0, at_mono_ms / 1000 - time.monotonic())
-            self._timer = self._loop.call_later(delay_s, self.feed, events.Tick())
+            self._timer = self.loop.call_later(delay_s, self._wake, at_mono_ms)
+
+    def _wake(self, at_mono_ms: int) -> None:
+        """Some loops' clocks are coarser than ours. A Tick that comes too early would be the core's last."""
+        if now().mono_ms < at_mono_ms:
+            self._set_timer(at_mono_ms)
+        else:
+            self.feed(events.Tick())
 
     def _to_user(
         self,
@@ -201,7 +264,10 @@ class Driver:
     ) -> None:
         told = self._news_of(effect)
         for listener in list(self.listeners):
-            listener(told)
+            try:
+                listener(told)
+            except Exception as error:  # noqa: BLE001  the others are told all the same
+                self._report(f"a listener of {type(told).__name__} failed", error)
 
     def _news_of(
         self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded

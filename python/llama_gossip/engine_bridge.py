@@ -76,7 +76,11 @@ class EngineBridge:
     def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
         self._feed(events.EngineStepped())
         for event in batch:
-            self._feed(self._translated(event))
+            try:
+                self._feed(self._translated(event))
+            except Exception as error:  # noqa: BLE001  the rest of the batch ends other jobs
+                message = "llama-gossip: an event of the engine could not be handled"
+                self._loop.call_exception_handler({"message": message, "exception": error})
 
     def _translated(self, event: base.EngineEvent) -> events.Event:
         match event:

@@ -25,16 +25,26 @@ class Telemetry:
         self._rebuilt_ms = 0
         self._task = asyncio.create_task(self._run(), name="llama-gossip telemetry")
 
-    async def stop(self) -> None:
+    def cancel(self) -> None:
         self._task.cancel()
+
+    async def stop(self) -> None:
+        self.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            self._heal()
-            if (bridge := self._driver.bridge) is not None:
-                self._watch(bridge)
+            try:
+                self._beat()
+            except Exception as error:  # noqa: BLE001  without the next beat a sound engine would look hung
+                message = "llama-gossip: a beat of the telemetry failed"
+                self._driver.loop.call_exception_handler({"message": message, "exception": error})
+
+    def _beat(self) -> None:
+        self._heal()
+        if (bridge := self._driver.bridge) is not None:
+            self._watch(bridge)
 
     def _watch(self, bridge: EngineBridge) -> None:
         """An engine that steps without an event (a long prefill) is not a hung one."""
