@@ -7,20 +7,25 @@ package's own. It decides nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from llama_gossip import _native
 from llama_gossip.errors import ConfigError, LlamaGossipError, TicketError, TransportError
 from llama_gossip.protocol import events
 from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.streams import StreamCode
 
 BIND_OPERATION = 0  # the operation every native node starts with
 DRAIN_EVENTS = 256  # a wake-up: enough to amortise the crossing, few enough to keep the loop responsive
 NOT_ALLOWED = "(code 403)"  # how the native layer names the close frame of a peer's allowlist
 CLOSE_MS = 2_000  # the native side's own bound for a graceful goodbye
 CLOSE_GRACE_S = 1.0  # on top of it, before the loop gives up waiting
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ Address: TypeAlias = tuple[NodeId, tuple[str, ...]]
 class Ticket:
     """What a ticket carries: whoever holds it can join."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)  # no log shows it
     peers: tuple[Address, ...]
     network: str
 
@@ -87,15 +92,23 @@ def native_versions() -> dict[str, str]:
     return _native.versions()
 
 
-def _translated(error: _native.NativeError) -> LlamaGossipError:
-    hints = {
-        "forked": "start the node in the new process, by spawn or exec",
-        "config": "see `llama-gossip worker --help` for the ranges",
-        "bind": "is UDP on 127.0.0.1 allowed for this process?",
-    }
-    hint = hints.get(error.code, "")
-    kind = ConfigError if error.code == "config" else TransportError
-    return kind(f"the network layer refused: {error}", hint=hint, code=error.code)
+_HINTS = {
+    "forked": "start the node in the new process, by spawn or exec",
+    "config": "see `llama-gossip worker --help` for the ranges",
+    "bind": "is UDP on 127.0.0.1 allowed for this process?",
+}
+
+
+@contextlib.contextmanager
+def _native_errors() -> Iterator[None]:
+    """Turns what the native layer raises into this package's own errors."""
+    try:
+        yield
+    except _native.NativeError as error:
+        kind: type[LlamaGossipError] = ConfigError if error.code == "config" else TransportError
+        raise kind(
+            f"the network layer refused: {error}", hint=_HINTS.get(error.code, ""), code=error.code
+        ) from error
 
 
 class Transport:
@@ -109,6 +122,7 @@ class Transport:
         self._dials: dict[int, int] = {}  # operation -> the core's dial number
         self._abandoned: set[int] = set()  # dial numbers nobody waits for any more
         self._closed = self._loop.create_future()
+        self._closing = False
         self._fd = native.fileno()
         self._operations[BIND_OPERATION] = self._loop.create_future()
         self._loop.add_reader(self._fd, self._drain)
@@ -125,7 +139,7 @@ class Transport:
         allowlist: Sequence[NodeId] | None = None,
     ) -> Transport:
         """Binds an endpoint. `handler` gets every event, on the loop. Raises TransportError, ConfigError."""
-        try:
+        with _native_errors():
             native = _native.Node(
                 secret_key=seed,
                 reach=reach,
@@ -133,10 +147,12 @@ class Transport:
                 address_book=[(bytes(i), list(a)) for i, a in address_book],
                 allowlist=None if allowlist is None else [bytes(i) for i in allowlist],
             )
-        except _native.NativeError as error:
-            raise _translated(error) from error
         transport = cls(native, handler)
-        await transport._operations[BIND_OPERATION]
+        try:
+            await transport._operations[BIND_OPERATION]
+        except BaseException:  # also a cancelled task: the loop would keep the reader, the reader the node
+            transport.abort()
+            raise
         return transport
 
     @property
@@ -144,8 +160,12 @@ class Transport:
         return tuple(self._native.addresses)
 
     async def join(self, topic: bytes, bootstrap: Sequence[Address]) -> None:
-        """Subscribes to the topic; the native maintainer keeps it joined. Raises TransportError."""
-        await self._operation(self._native.join(topic, [(bytes(i), list(a)) for i, a in bootstrap]))
+        """Subscribes to the topic; the native maintainer keeps it joined. Once a node.
+
+        Raises TransportError, ConfigError."""
+        with _native_errors():
+            operation = self._native.join(topic, [(bytes(i), list(a)) for i, a in bootstrap])
+        await self._operation(operation)
 
     def broadcast(self, data: bytes, *, urgent: bool) -> bool:
         """False: the outbound budget is spent or the topic not joined yet. The core sends its news again."""
@@ -159,13 +179,17 @@ class Transport:
         return tuple(NodeId(bytes(i)) for i in self._native.neighbors())
 
     def add_addresses(self, node_id: NodeId, addresses: Sequence[str]) -> None:
-        self._native.add_addresses(node_id, list(addresses))
+        with _native_errors():
+            self._native.add_addresses(node_id, list(addresses))
 
     def forget(self, node_id: NodeId) -> None:
-        self._native.forget(node_id)
+        with _native_errors():
+            self._native.forget(node_id)
 
     def rebuild_gossip(self) -> None:
-        self._native.rebuild_gossip()
+        """Raises TransportError when the node closes."""
+        with _native_errors():
+            self._native.rebuild_gossip()
 
     def open(self, dial: int, node_id: NodeId, timeout_ms: int) -> None:
         """Ends as StreamOpened or DialFailed with this dial number."""
@@ -179,11 +203,15 @@ class Transport:
             self._abandoned.add(dial)
 
     def write(self, stream: int, data: bytes) -> None:
-        """Streams that have ended meanwhile are ignored: their end is an event of its own."""
+        """Streams that have ended meanwhile are ignored: their end is an event of its own. One whose peer
+        does not read while megabytes wait is given up, and only that one: it ends as StreamLost."""
         try:
             self._native.write(stream, data)
         except (_native.UnknownStreamError, _native.NodeClosedError):
             return
+        except _native.OversizeError as error:
+            self.reset(stream, StreamCode.BUSY)
+            self._handler(events.StreamLost(stream, f"its reader is too slow: {error}"))
 
     def finish(self, stream: int) -> None:
         self._native.finish(stream)
@@ -207,6 +235,7 @@ class Transport:
         """Leaves gracefully, within three seconds in the worst case. Idempotent."""
         if self._fd < 0:
             return
+        self._closing = True
         try:
             self._native.close(CLOSE_MS)
             await asyncio.wait_for(asyncio.shield(self._closed), CLOSE_MS / 1000 + CLOSE_GRACE_S)
@@ -215,10 +244,19 @@ class Transport:
         finally:
             self._detach()
 
+    def abort(self) -> None:
+        """Ends it without a wait; the native side leaves on its own. Also when the loop is closed."""
+        with contextlib.suppress(_native.NativeError):
+            self._native.close(CLOSE_MS)
+        self._detach()
+
     def _detach(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd < 0 or self._loop.is_closed():
+            return
+        self._loop.remove_reader(fd)
+        if not self._closed.done():
+            self._closed.set_result(None)
         for future in self._operations.values():
             if not future.done():
                 future.set_exception(TransportError("the node was closed", code="closed"))
@@ -231,20 +269,31 @@ class Transport:
 
     def _drain(self) -> None:
         for event in self._native.drain(DRAIN_EVENTS):
-            self._dispatch(event)
+            try:
+                self._dispatch(event)
+            except Exception as error:  # noqa: BLE001  one event's trouble must not cost those behind it
+                message = "llama-gossip: an event of the network could not be handled"
+                self._loop.call_exception_handler({"message": message, "exception": error})
 
     def _dispatch(self, event: tuple[Any, ...]) -> None:
         kind = event[0]
         if kind in (_native.EVENT_OP_OK, _native.EVENT_OP_FAILED):
             self._operation_ended(event)
         elif kind == _native.EVENT_CLOSED:
-            if not self._closed.done():
-                self._closed.set_result(None)
+            self._ended(event[1])
         elif kind == _native.EVENT_STREAM_DATA:
-            self._handler(events.StreamData(event[1], event[2]))
-            self._native.consumed(event[1], len(event[2]))
+            try:
+                self._handler(events.StreamData(event[1], event[2]))
+            finally:
+                self._native.consumed(event[1], len(event[2]))
         elif (make := _MAKERS.get(kind)) is not None:
             self._handler(make(event))
+
+    def _ended(self, reason: str) -> None:
+        """The native node's last event, asked for or not."""
+        if not self._closing:
+            log.error("the network layer has ended by itself: %s", reason)
+        self._detach()
 
     def _operation_ended(self, event: tuple[Any, ...]) -> None:
         succeeded, number = event[0] == _native.EVENT_OP_OK, event[1]
@@ -258,7 +307,9 @@ class Transport:
         if succeeded:
             future.set_result(event[2])
         else:
-            future.set_exception(TransportError(f"the network layer failed: {event[3]}", code=event[2]))
+            hint = _HINTS.get(event[2], "")
+            error = TransportError(f"the network layer failed: {event[3]}", hint=hint, code=event[2])
+            future.set_exception(error)
 
     def _dial_ended(self, dial: int, event: tuple[Any, ...], *, succeeded: bool) -> None:
         if dial in self._abandoned:
