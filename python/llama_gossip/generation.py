@@ -8,6 +8,7 @@ its `async for`, is collected at once and cancels its request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -149,9 +150,9 @@ class Generation:
     """
 
     def __init__(self, conversation: Conversation, cancel: Callable[[RequestId, str], None]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._conversation = conversation
         self._cancel = cancel
-        self._loop = asyncio.get_running_loop()
 
     @property
     def request_id(self) -> str:
@@ -198,6 +199,9 @@ class Generation:
         self.cancel()
 
     def __del__(self) -> None:
-        if not self._conversation.ended and not self._loop.is_closed():
-            request_id, cancel = self._conversation.request_id, self._cancel
-            self._loop.call_soon_threadsafe(cancel, request_id, "the answer is not read any more")
+        conversation: Conversation | None = getattr(self, "_conversation", None)
+        if conversation is not None and not conversation.ended:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs any more
+                self._loop.call_soon_threadsafe(
+                    self._cancel, conversation.request_id, "the answer is not read any more"
+                )
