@@ -19,13 +19,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from llama_gossip import address_book
+from llama_gossip.abandoned import abandon
 from llama_gossip.answer import Answer
 from llama_gossip.directories import Directories, ensure_private
 from llama_gossip.driver import Driver, now
-from llama_gossip.engine_bridge import EngineBridge
-from llama_gossip.errors import TransportError, UsageError
+from llama_gossip.engine_slot import EngineSlot
+from llama_gossip.errors import TransportError
 from llama_gossip.generation import Conversation, Generation
-from llama_gossip.identity import NodeKey, claim_key, network_secret, next_boot
+from llama_gossip.home_network import HomeNetwork, home_network_of
+from llama_gossip.identity import NodeKey, claim_key, next_boot
 from llama_gossip.news import NodeEvent
 from llama_gossip.peers import Peer, peer_of
 from llama_gossip.protocol import events
@@ -33,10 +35,10 @@ from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
-from llama_gossip.protocol.network import net_id, open_secret, topic_id
+from llama_gossip.protocol.network import net_id, topic_id
 from llama_gossip.submission import PromptLike, Sampling, prompt_of, submission
 from llama_gossip.telemetry import Telemetry
-from llama_gossip.transport import Ticket, Transport, decode_ticket, encode_ticket
+from llama_gossip.transport import Ticket, Transport, encode_ticket
 from llama_gossip.version import __version__
 
 if TYPE_CHECKING:
@@ -46,37 +48,22 @@ if TYPE_CHECKING:
 TICKET_PEERS = 8  # what a ticket holds
 
 
-def _network_of(
-    join: Sequence[str], network: str | None, dirs: Directories
-) -> tuple[bytes, str, list[Ticket]]:
-    """(secret, display name, tickets). Raises TicketError, UsageError, ConfigError."""
-    tickets = [decode_ticket(text) for text in join]
-    secrets = {ticket.secret for ticket in tickets}
-    if network is not None:
-        secrets.add(open_secret(network))
-    if len(secrets) > 1:
-        raise UsageError(
-            "the tickets (or --network) belong to different networks",
-            hint="a node is in one network: give tickets of one network only",
-        )
-    if secrets:
-        name = network or next((t.network for t in tickets if t.network), "")
-        return secrets.pop(), name, tickets
-    return network_secret(dirs), "", []
-
-
 class InferenceNode:
     """One node. Make it with `open` (context manager) or `spawn` + `join`; end it with `shutdown`."""
 
-    def __init__(self, key: NodeKey, core: Core, dirs: Directories, secret: bytes, network: str) -> None:
+    def __init__(self, key: NodeKey, core: Core, dirs: Directories, home: HomeNetwork) -> None:
         self._key = key
         self._core = core
         self._dirs = dirs
-        self._secret = secret
-        self._network = network
+        self._home = home
+        self._topic = topic_id(home.secret)
         self._driver = Driver(core, key.node_id)
+        self._slot = EngineSlot(self._driver)
         self._transport: Transport | None = None
-        self._bootstrap: list[address_book.Entry] = []
+        # The topic's public half names the file: the secret must not be guessable from it.
+        path = dirs.state / "peers" / f"{key.name}-{self._topic.hex()[:16]}.json"
+        self._book = address_book.Book(path, key.node_id)
+        self._joining: asyncio.Task[None] | None = None
         self._telemetry: Telemetry | None = None
         self._ended = False
 
@@ -136,18 +123,16 @@ class InferenceNode:
         name: this node's name and its key's (None: the first free of node-1, node-2, …). engine: what it
         serves. join: tickets, all of one network. network: name of an open network. Neither: the user's own.
         allow: node ids that may connect and be heard (None: every member). role: what the others are told
-        (None: worker or client, by what it serves).
+        (None: worker or client, by what it serves). When this raises, the engine is still the caller's.
         Raises ConfigError, KeyFileError, TicketError, UsageError, TransportError.
         """
         dirs = dirs or Directories.find()
-        secret, network_name, tickets = _network_of(
-            [join] if isinstance(join, str) else list(join), network, dirs
-        )
+        home = home_network_of(join, network, dirs)
         key = claim_key(dirs, name=name, key_file=key_file)
         try:
             core = Core(
                 signer=KeySigner(key.seed),
-                net_id=net_id(secret),
+                net_id=net_id(home.secret),
                 boot=next_boot(key, now().wall_ms),
                 node_name=key.name,
                 rng=random.SystemRandom(),
@@ -156,9 +141,9 @@ class InferenceNode:
                 features=() if role is None else (f"role/{role}",),
                 policy=Policy(open_network=network is not None),
             )
-            node = cls(key, core, dirs, secret, network_name)
+            node = cls(key, core, dirs, home)
             try:
-                await node._bind(reach, tickets, allow)
+                await node._bind(reach, allow)
             except BaseException:
                 node._ended = True  # there is nothing to shut down
                 raise
@@ -166,44 +151,45 @@ class InferenceNode:
             key.release()
             raise
         if engine is not None:
-            node.set_engine(engine)
+            try:
+                node.set_engine(engine)
+            except BaseException:
+                await node.shutdown()
+                raise
         return node
 
-    async def _bind(self, reach: str, tickets: Sequence[Ticket], allow: Sequence[NodeId] | None) -> None:
-        book = dict(address_book.read(self._book_path))
-        for ticket in tickets:
-            book.update({peer: addresses for peer, addresses in ticket.peers if peer != self.node_id})
-        book.pop(self.node_id, None)
-        self._bootstrap = list(book.items())
+    async def _bind(self, reach: str, allow: Sequence[NodeId] | None) -> None:
+        self._book.read(peer for ticket in self._home.tickets for peer in ticket.peers)
         self._transport = await Transport.bind(
             self._driver.on_transport,
             seed=self._key.seed,
             reach=reach,
             rendezvous_dir=str(ensure_private(self._dirs.runtime / "rendezvous")),
-            address_book=self._bootstrap,
+            address_book=self._book.entries,
             allowlist=allow,
         )
         self._driver.transport = self._transport
 
     async def join(self) -> None:
-        """Joins the network's topic and begins to announce. Raises TransportError."""
+        """Joins the network's topic and begins to announce. Harmless when repeated. Raises TransportError."""
         transport = self._live_transport()
-        await transport.join(topic_id(self._secret), self._bootstrap)
+        if self._joining is None:  # a task of its own: who stops waiting must not leave it half done
+            self._joining = asyncio.create_task(self._join(transport), name="llama-gossip join")
+        await asyncio.shield(self._joining)
+
+    async def _join(self, transport: Transport) -> None:
+        await transport.join(self._topic, self._book.entries)
+        self._live_transport()  # a shutdown may have come meanwhile
         self._driver.feed(events.Joined(transport.addresses))
         self._telemetry = Telemetry(self._driver)
 
     def set_engine(self, engine: Engine | None) -> None:
-        """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again."""
-        if self._driver.bridge is not None:
-            self._driver.bridge.close()
-            self._driver.bridge = None
-        if engine is None:
-            self._driver.feed(events.EngineChanged(None))
-            return
-        bridge = EngineBridge(engine, self._driver.feed)
-        bridge.start()
-        self._driver.bridge = bridge
-        self._driver.feed(events.EngineChanged(bridge.capacity()))
+        """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again.
+
+        Jobs of the engine before it end at once and are retried by their requesters. Raises UsageError for a
+        model's name that is too long; then nothing has changed. Raises TransportError after a shutdown."""
+        self._live_transport()
+        self._slot.put(engine)
 
     def announce_loading(self) -> None:
         """Tells the others that a model is on its way; `set_engine` ends it."""
@@ -265,10 +251,12 @@ class InferenceNode:
 
     def _submit(self, submit: events.Submit) -> Generation:
         self._live_transport()
+        self._driver.check_loop()
         conversation = Conversation(submit.request_id, self._core.take_transcript)
+        generation = Generation(conversation, self._cancel)
         self._driver.conversations[submit.request_id] = conversation
         self._driver.feed(submit)
-        return Generation(conversation, self._cancel)
+        return generation
 
     async def complete(self, prompt: PromptLike, **options: object) -> Answer:
         """The whole answer at once. Options and errors as for `generate`."""
@@ -309,24 +297,31 @@ class InferenceNode:
     def ticket(self) -> str:
         """One line that lets its holder into this network."""
         own = (self.node_id, self.addresses)
-        others = [(view.node_id, view.addresses) for view in self._core.peers(now()) if view.addresses]
-        return encode_ticket(Ticket(self._secret, (own, *others)[:TICKET_PEERS], self._network))
+        peers = (own, *self._seen())[:TICKET_PEERS]
+        return encode_ticket(Ticket(self._home.secret, peers, self._home.name))
 
     def add_listener(self, listener: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Calls `listener` with every NodeEvent from now on; the returned function ends that."""
         self._driver.listeners.append(listener)
-        return lambda: self._driver.listeners.remove(listener)
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):  # it was called before
+                self._driver.listeners.remove(listener)
+
+        return remove
 
     # --- ending ---
 
     async def drain(self, timeout_s: float = 10.0, reason: str = "draining") -> bool:
-        """Takes no new work and finishes what runs. False: time ran out before all of it was done."""
+        """Takes no new work and finishes what runs. False: time ran out, or a shutdown came, before all of it
+        was done. Raises TransportError after a shutdown."""
+        self._live_transport()
         self._driver.feed(events.Drain(reason))
         try:
             await asyncio.wait_for(self._driver.drained.wait(), timeout_s)
         except TimeoutError:
             return False
-        return True
+        return not self._ended
 
     async def shutdown(self, reason: str = "shutdown") -> None:
         """Says goodbye and frees everything, within about four seconds in the worst case. Idempotent."""
@@ -337,28 +332,28 @@ class InferenceNode:
             await self._say_goodbye(reason)
         finally:
             self._driver.stop()
-            if self._driver.bridge is not None:
-                await asyncio.to_thread(self._driver.bridge.close)
-            self._key.release()
+            try:
+                await self._slot.close()
+            finally:
+                self._key.release()
 
     async def _say_goodbye(self, reason: str) -> None:
-        if self._telemetry is not None:
-            await self._telemetry.stop()
-        address_book.write(self._book_path, self._met())
-        self._driver.feed(events.Goodbye(reason))
-        if self._transport is not None:
-            await self._transport.close()
-            self._driver.transport = None
+        """Whatever goes wrong, or cancels it, the transport is closed."""
+        try:
+            if self._telemetry is not None:
+                await self._telemetry.stop()
+            self._book.write(self._seen())
+            self._driver.feed(events.Goodbye(reason))
+        finally:
+            if self._transport is not None:
+                await self._transport.close()
+                self._driver.transport = None
+            if self._joining is not None:  # it has failed, if it had not ended
+                await asyncio.gather(self._joining, return_exceptions=True)
 
-    def _met(self) -> list[address_book.Entry]:
-        """Newest first; what an earlier run knew stays behind them."""
-        seen = {v.node_id: v.addresses for v in self._core.peers(now()) if v.addresses}
-        return list({**seen, **{i: a for i, a in self._bootstrap if i not in seen}}.items())
-
-    @property
-    def _book_path(self) -> Path:
-        """The topic's public half names the file: the secret must not be guessable from it."""
-        return self._dirs.state / "peers" / f"{self.name}-{topic_id(self._secret).hex()[:16]}.json"
+    def _seen(self) -> list[address_book.Entry]:
+        """Peers of this run that can be dialled."""
+        return [(view.node_id, view.addresses) for view in self._core.peers(now()) if view.addresses]
 
     def _live_transport(self) -> Transport:
         if self._transport is None or self._ended:
@@ -366,7 +361,11 @@ class InferenceNode:
         return self._transport
 
     async def __aenter__(self) -> InferenceNode:
-        await self.join()
+        try:
+            await self.join()
+        except BaseException:  # nobody will call __aexit__
+            await self.shutdown()
+            raise
         return self
 
     async def __aexit__(
@@ -375,9 +374,11 @@ class InferenceNode:
         await self.shutdown()
 
     def __del__(self) -> None:
-        if not getattr(self, "_ended", True):
-            warnings.warn(f"node {self.name} was never shut down", ResourceWarning, source=self, stacklevel=2)
-            self._key.release()
+        if getattr(self, "_ended", True):
+            return
+        self._ended = True
+        abandon(self._driver, self._slot, self._telemetry, self._key)
+        warnings.warn(f"node {self.name} was never shut down", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<InferenceNode {self.name} {self.node_id.hex()[:10]}>"
