@@ -25,7 +25,7 @@ class EngineSlot:
         self._closing: set[asyncio.Future[None]] = set()
 
     def put(self, engine: Engine | None) -> None:
-        """Takes the place of what is there. Raises UsageError for a model's name that is too long."""
+        """Takes the place of what is there. Raises UsageError for what cannot be served."""
         if engine is None:
             self._take_out()
             self._driver.feed(events.EngineChanged(None))

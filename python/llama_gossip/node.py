@@ -36,6 +36,7 @@ from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.network import net_id, topic_id
+from llama_gossip.scope import NodeScope
 from llama_gossip.submission import PromptLike, Sampling, prompt_of, submission
 from llama_gossip.telemetry import Telemetry
 from llama_gossip.transport import Ticket, Transport, encode_ticket
@@ -81,12 +82,10 @@ class InferenceNode:
         key_file: Path | None = None,
         dirs: Directories | None = None,
         allow: Sequence[NodeId] | None = None,
-    ) -> contextlib.AbstractAsyncContextManager[InferenceNode]:
+    ) -> NodeScope:
         """A joined node for one `async with`. Arguments as for `spawn`."""
-
-        @contextlib.asynccontextmanager
-        async def scope():  # type: ignore[no-untyped-def]  # typed by the return type of `open`
-            node = await cls.spawn(
+        return NodeScope(
+            lambda: cls.spawn(
                 name,
                 engine=engine,
                 join=join,
@@ -96,13 +95,7 @@ class InferenceNode:
                 dirs=dirs,
                 allow=allow,
             )
-            try:
-                await node.join()
-                yield node
-            finally:
-                await node.shutdown()
-
-        return scope()
+        )
 
     @classmethod
     async def spawn(
@@ -186,8 +179,10 @@ class InferenceNode:
     def set_engine(self, engine: Engine | None) -> None:
         """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again.
 
-        Jobs of the engine before it end at once and are retried by their requesters. Raises UsageError for a
-        model's name that is too long; then nothing has changed. Raises TransportError after a shutdown."""
+        Jobs of the engine before it end at once and are retried by their requesters. Raises UsageError for an
+        engine that was closed, serves elsewhere or has too long a name (then nothing has changed), and
+        TransportError after a shutdown.
+        """
         self._live_transport()
         self._slot.put(engine)
 

@@ -80,6 +80,20 @@ async def test_an_engine_that_cannot_be_announced_ends_the_spawn_and_frees_the_k
     await node.shutdown()
 
 
+async def test_a_scope_is_good_for_one_use_and_says_so(dirs: Directories) -> None:
+    scope = InferenceNode.open(name="node", dirs=dirs)
+    async with scope as node:
+        with pytest.raises(UsageError, match="opened before"):
+            async with scope:
+                pytest.fail("it opened twice")
+        assert node.peers() == []
+    with pytest.raises(UsageError, match="opened before"):
+        async with scope:
+            pytest.fail("it opened twice")
+    again = await InferenceNode.spawn("node", dirs=dirs)  # its key is free
+    await again.shutdown()
+
+
 async def test_a_spawn_that_is_cancelled_frees_the_key(dirs: Directories) -> None:
     spawning = asyncio.create_task(InferenceNode.spawn("node", dirs=dirs))
     await asyncio.sleep(0)
@@ -142,6 +156,25 @@ async def test_the_same_engine_again_is_not_closed(spawn: Spawn) -> None:
     node.set_engine(engine)
     node.set_engine(engine)
     assert (await node.complete("Hello", max_tokens=3)).text
+
+
+async def test_an_engine_whose_node_has_ended_is_refused_instead_of_announced(dirs: Directories) -> None:
+    engine = load_engine("scripted")
+    async with InferenceNode.open(name="node", engine=engine, dirs=dirs):
+        pass
+    with pytest.raises(UsageError, match="closed"):
+        await InferenceNode.spawn("node", engine=engine, dirs=dirs)
+    node = await InferenceNode.spawn("node", dirs=dirs)
+    await node.shutdown()
+
+
+async def test_one_engine_serves_one_node(spawn: Spawn) -> None:
+    one, two = await spawn("one"), await spawn("two")
+    engine = load_engine("scripted")
+    one.set_engine(engine)
+    with pytest.raises(UsageError, match="another"):
+        two.set_engine(engine)
+    assert (await one.complete("Hello", max_tokens=3, worker=one.node_id)).text
 
 
 async def test_an_engine_for_a_node_that_was_shut_down_is_refused(spawn: Spawn) -> None:

@@ -145,7 +145,9 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def start(self, sink: Sink) -> None:
-        """Begins to work. `sink` is called from the engine's thread, once a step, with that step's events."""
+        """Begins to work. `sink` is called from the engine's thread, once a step, with that step's events.
+
+        Once an engine: raises UsageError when it works already or was closed."""
 
     def submit(self, job: EngineJob) -> None: ...
 

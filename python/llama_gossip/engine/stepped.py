@@ -76,6 +76,10 @@ class SteppedEngine(Generic[RowT]):
 
     def start(self, sink: Sink) -> None:
         with self._wake:
+            if self._closing:
+                raise UsageError(_LOST, hint="a node closes its engine at its end: load it again")
+            if self._sink is not None:
+                raise UsageError("this engine works for another already", hint="one engine, one node")
             self._sink = sink
             self._wake.notify_all()
 
