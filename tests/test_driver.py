@@ -11,7 +11,7 @@ import pytest
 from llama_gossip import driver as driver_module
 from llama_gossip import news
 from llama_gossip.driver import Driver, now
-from llama_gossip.errors import NoWorkers, RequestTimeout, TransportError, UsageError
+from llama_gossip.errors import LlamaGossipError, NoWorkers, RequestTimeout, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.core import Core
@@ -178,6 +178,24 @@ async def test_a_stop_ends_the_conversations_and_whoever_waits_for_the_drain(rea
         await waiting
     await asyncio.wait_for(real.drained.wait(), 1)
     assert real.conversations == {}
+
+
+async def test_an_answer_that_cannot_be_put_together_fails_instead_of_hanging(
+    core: Answers, driver: Driver, reported: list[Any]
+) -> None:
+    def no_transcript(_: RequestId) -> bytes:
+        raise LookupError("no transcript")
+
+    request = submit()
+    conversation = Conversation(request.request_id, no_transcript)
+    driver.conversations[request.request_id] = conversation
+    core.said[events.Tick] = [effects.Failed(request.request_id, "timeout", "late", "")]
+    driver.feed(events.Tick())
+    with pytest.raises(LlamaGossipError, match="put together"):
+        await conversation.next()
+    assert core.heard[1] == events.CancelRequest(request.request_id, "internal error")
+    assert driver.conversations == {}
+    assert [type(error) for error in reported] == [LookupError]
 
 
 async def test_a_deadline_fires_with_nobody_around(real: Driver) -> None:

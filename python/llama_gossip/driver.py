@@ -15,7 +15,7 @@ from typing import assert_never
 
 from llama_gossip import news
 from llama_gossip.engine_bridge import EngineBridge
-from llama_gossip.errors import TransportError, UsageError
+from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
 from llama_gossip.protocol import effects, events
@@ -255,9 +255,15 @@ class Driver:
         conversation = self.conversations.get(effect.request_id)
         if conversation is None:
             return
-        conversation.handle(effect)
-        if conversation.ended:
-            del self.conversations[effect.request_id]
+        try:
+            conversation.handle(effect)
+        except Exception:  # reported by the caller; whoever reads the answer must not wait for ever
+            conversation.fail(LlamaGossipError("the answer could not be put together", hint="see the log"))
+            self.feed(events.CancelRequest(effect.request_id, "internal error"))
+            raise
+        finally:
+            if conversation.ended:
+                del self.conversations[effect.request_id]
 
     def _tell(
         self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded

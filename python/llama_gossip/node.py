@@ -250,7 +250,11 @@ class InferenceNode:
         conversation = Conversation(submit.request_id, self._core.take_transcript)
         generation = Generation(conversation, self._cancel)
         self._driver.conversations[submit.request_id] = conversation
-        self._driver.feed(submit)
+        try:
+            self._driver.feed(submit)
+        except BaseException:
+            del self._driver.conversations[submit.request_id]
+            raise
         return generation
 
     async def complete(self, prompt: PromptLike, **options: object) -> Answer:
