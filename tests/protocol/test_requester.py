@@ -18,6 +18,7 @@ from llama_gossip.protocol.messages import (
 from llama_gossip.protocol.streams import StreamCode
 from tests.protocol.hand import (
     OWN_BOOT,
+    REQUEST_ID,
     Hand,
     HandWorker,
     complete,
@@ -213,3 +214,16 @@ def test_what_a_worker_announced_before_it_failed_does_not_bring_it_back() -> No
     assert ef.OpenStream not in kinds(hand.client.feed(ev.StreamLost(hand.stream, "gone")))
     worker.say()
     assert worker.connect().assign.attempt == 2
+
+
+# --- the user's own reasons ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["é" * 50_000, "half \ud800"], ids=["long", "no text"])
+def test_no_reason_of_the_user_keeps_a_cancel_or_a_leave_from_the_wire(reason: str) -> None:
+    worker, hand = started()
+    effects = worker.client.feed(ev.CancelRequest(REQUEST_ID, reason))
+    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Failed]
+    assert ef.ResetStream(hand.stream, StreamCode.CANCELLED) in effects
+    (leave,) = [e for e in worker.client.feed(ev.Goodbye(reason)) if isinstance(e, ef.Broadcast)]
+    assert len(leave.data) < 600

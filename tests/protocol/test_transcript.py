@@ -128,11 +128,16 @@ def test_junk_is_no_success_and_raises_nothing(data: bytes) -> None:
 
 def test_a_transcript_is_kept_until_it_is_taken_and_then_forgotten() -> None:
     book, request_id = TranscriptBook(bytes(32)), RequestId(bytes(16))
+    (first, *frames) = items(recorded())
     book.open(request_id)
-    book.add(request_id, b"abc")
+    book.add_assign(request_id, first[:-32])
+    for frame in frames:
+        book.add(request_id, frame)
     book.end(request_id)
-    assert book.read(request_id) == b"abc"
-    assert book.take(request_id) == b"abc"
+    kept = book.read(request_id)
+    assert kept[: len(first) - 32] == first[:-32]
+    assert kept[len(first) :] == b"".join(frames)
+    assert book.take(request_id) == kept
     assert book.take(request_id) == b""
 
 
@@ -141,6 +146,5 @@ def test_transcripts_that_nobody_takes_are_bounded() -> None:
     for number in range(MAX_KEPT + 10):
         request_id = RequestId(number.to_bytes(16, "big"))
         book.open(request_id)
-        book.add(request_id, b"abc")
         book.end(request_id)
     assert len(book._pages) == MAX_KEPT

@@ -70,6 +70,8 @@ def _settle_reject(
 ) -> None:
     worker, now_ms = attempt.worker, desk.now.mono_ms
     retry_after_ms = min(reject.retry_after_ms, desk.timers.cooldown_max_ms)
+    if retry_after_ms:
+        retry_after_ms = max(retry_after_ms, desk.timers.retry_least_ms)
     match reject.reason:
         case RejectReason.FULL | RejectReason.LATE:
             ledger.hold(worker, now_ms + (retry_after_ms or desk.timers.full_retry_ms))

@@ -1,7 +1,8 @@
 """Agenda: which timer of which machine is due when. The law: a key has at most one due time.
 
 A heap with lazy renewal: moving a timer to later (each token does that) costs one dict store; the stale
-heap entry is put back at its new time when it surfaces.
+heap entry is put back at its new time when it surfaces. Entries of cancelled timers are swept out before they
+are more than the live ones: a peer that comes and goes leaves no deadline of an hour behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import heapq
 from typing import TypeAlias
 
 TimerKey: TypeAlias = tuple[str, object, str]  # (owner kind, owner id, timer name)
+
+_SLACK = 64  # entries without a timer that are not worth a sweep
 
 
 class Agenda:
@@ -30,6 +33,8 @@ class Agenda:
 
     def cancel(self, key: TimerKey) -> None:
         self._due.pop(key, None)
+        if len(self._heap) > 2 * len(self._due) + _SLACK:
+            self._sweep()
 
     def due_of(self, key: TimerKey) -> int | None:
         return self._due.get(key)
@@ -52,6 +57,12 @@ class Agenda:
         self._serial += 1
         self._queued_at[key] = at_mono_ms
         heapq.heappush(self._heap, (at_mono_ms, self._serial, key))
+
+    def _sweep(self) -> None:
+        """Drops the entries of cancelled timers; what stays keeps its order."""
+        self._heap = [e for e in self._heap if e[2] in self._due and self._queued_at.get(e[2]) == e[0]]
+        self._queued_at = {key: at for at, _, key in self._heap}
+        heapq.heapify(self._heap)
 
     def _settle(self) -> None:
         """Afterwards the top of the heap is a live timer at its true time."""

@@ -13,9 +13,10 @@ from typing import TypeAlias, assert_never
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.batch import MAX_TOKEN_TEXT_BYTES
+from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.frames import WORKER_KINDS, FrameReader, FrameWriter, ItemSplitter, prefixed
-from llama_gossip.protocol.limits import MAX_FRAME_BYTES
+from llama_gossip.protocol.limits import MAX_ERROR_BYTES, MAX_FRAME_BYTES
 from llama_gossip.protocol.messages import (
     Ack,
     Assign,
@@ -33,6 +34,11 @@ from llama_gossip.protocol.messages import (
 )
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.transcript import TranscriptBook
+
+# What an attempt may bring beside its tokens: an hour of heartbeats is 0.8 MB. All of it is kept on record.
+MAX_IDLE_BYTES = 1024 * 1024
+# A token alone in its frame; as much again for each alternative that was asked for.
+MAX_BYTES_PER_TOKEN = 2 * MAX_TOKEN_TEXT_BYTES
 
 
 class How(Enum):
@@ -94,6 +100,7 @@ class Attempt:
         self.accepted = False
         self.facts: PromptFacts | None = None
         self.received = 0  # tokens
+        self._received_bytes = 0  # frames with their prefix
         self.sent_mono_ms = desk.now.mono_ms
         self.first_token_mono_ms: int | None = None
         self._desk = desk
@@ -117,16 +124,24 @@ class Attempt:
         try:
             for item in self._splitter.feed(data):
                 frame = self._reader.decode(item)
-                self._book.add(self.assign.request_id, prefixed(item))
-                if frame is None:  # of a later version: its n is used, nothing else
-                    continue
-                news.extend(self._apply(frame))
-                if news and isinstance(news[-1], Ended | Completed):
+                data_item = prefixed(item)
+                self._book.add(self.assign.request_id, data_item)
+                self._received_bytes += len(data_item)
+                if frame is not None:  # None is of a later version: its n is used, nothing else
+                    news.extend(self._apply(frame))
+                if self._received_bytes > self._most_bytes() and not _is_end(news):
+                    news.append(Ended(How.FAULT, "sent far more than its tokens need"))
+                if _is_end(news):
                     return news
             self._splitter.feed(b"")  # a bad length behind good items shows now
         except ProtocolError as error:
             news.append(Ended(How.FAULT, error.message))
         return news
+
+    def _most_bytes(self) -> int:
+        """What the frames so far may have together: what one worker can make this node keep."""
+        per_token = MAX_BYTES_PER_TOKEN * (1 + (self.assign.config.logprobs or 0))
+        return MAX_IDLE_BYTES + per_token * self.received
 
     def timer(self, name: str) -> Ended:
         match name:
@@ -142,7 +157,7 @@ class Attempt:
                 raise AssertionError(f"no such timer: {name}")
 
     def cancel_frame(self, reason: str) -> bytes:
-        data = self._writer.encode(Cancel(n=0, reason=reason))
+        data = self._writer.encode(Cancel(n=0, reason=clip_text(reason, MAX_ERROR_BYTES)))
         self._book.add(self.assign.request_id, data)
         return data
 
@@ -189,9 +204,8 @@ class Attempt:
         first = self._accept()
         if frame.facts is not None:
             self.facts = frame.facts
-        mark = (frame.phase, -frame.value if frame.phase is Phase.QUEUED else frame.value)
-        advanced = mark > self._advance and not (frame.phase is Phase.DECODE and self.received)
-        if first or advanced:
+        mark = _mark(frame)
+        if first or (mark > self._advance and not self.received):
             self._advance = max(self._advance, mark)
             self._est_ms = frame.est_ms
             self._renew_advance()
@@ -244,3 +258,21 @@ class Attempt:
         if wanted is not None and frame.model_digest != wanted:
             return Ended(How.DIGEST, "answered with other weights than were asked for")
         return Completed(frame)
+
+
+def _is_end(news: list[News]) -> bool:
+    return bool(news) and isinstance(news[-1], Ended | Completed)
+
+
+def _mark(frame: Progress) -> tuple[Phase, int]:
+    """What may only rise: a later phase, a lower position, a higher percent. In decode nothing but a token is
+    an advance, whatever count the worker gives of itself."""
+    match frame.phase:
+        case Phase.QUEUED:
+            return frame.phase, -frame.value
+        case Phase.PREFILL:
+            return frame.phase, min(frame.value, 100)
+        case Phase.DECODE:
+            return frame.phase, 0
+        case _:
+            assert_never(frame.phase)

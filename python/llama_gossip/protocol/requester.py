@@ -206,9 +206,8 @@ class Requester:
 
     def _extend_deadline(self, request: Request, candidate: Candidate) -> None:
         """The default deadline leaves room for a slow worker's whole answer."""
-        speed = candidate.capacity.tokens_per_s
-        extra_ms = round(2_000 * request.submit.config.max_tokens / speed) if speed > 0 else 0
-        extra_ms = min(extra_ms, self._desk.timers.max_job_ms)
+        speed, most_ms = candidate.capacity.tokens_per_s, self._desk.timers.max_job_ms
+        extra_ms = round(min(2_000 * request.submit.config.max_tokens / speed, most_ms)) if speed > 0 else 0
         deadline = request.submitted_mono_ms + self._desk.timers.deadline_ms + extra_ms
         request.deadline_mono_ms = max(request.deadline_mono_ms, deadline)
         self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)

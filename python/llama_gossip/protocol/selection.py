@@ -20,6 +20,7 @@ from llama_gossip.protocol.timers import Timers
 
 EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a second chance
 UNKNOWN_TOKENS_PER_S = 10.0  # a worker that announces no speed: neither favoured nor starved
+SLOWEST_TOKENS_PER_S = 0.001  # what an announced speed is at least: negative or next to zero makes no score
 UNKNOWN_TTFT_MS = 200.0
 SATURATED_MS = 60_000.0  # what a stale Announce adds: chosen only when nobody fresh is there
 
@@ -156,7 +157,8 @@ class Chooser:
         """Estimated time to the whole answer. Own measurements first, announced values second."""
         record = self.ledger.peek(candidate.node_id)
         capacity = candidate.capacity
-        tokens_per_s = record.tokens_per_s or capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
+        announced_tokens_per_s = capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
+        tokens_per_s = max(record.tokens_per_s or announced_tokens_per_s, SLOWEST_TOKENS_PER_S)
         slots = max(1, capacity.max_concurrent)
         announced = capacity.current_load + capacity.queue_depth
         load = record.in_flight + (announced if record.others is None else record.others)
