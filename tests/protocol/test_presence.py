@@ -208,6 +208,19 @@ def test_only_an_old_seq_named_is_mute_all_the_same() -> None:
     assert not mute.verdict(80_000)
 
 
+def test_a_crowd_that_does_not_name_this_node_does_not_hide_the_one_that_did() -> None:
+    """4 096 workers send 16 000 Announces a minute, three of them name each node."""
+    mute = Mute(Timers())
+    mute.sent(7, 0)
+    mute.heard(7, 30_000)
+    for at in range(30_000, 60_000, 5):
+        mute.heard(None, at)
+    assert not mute.verdict(60_000)
+    for at in range(90_000, 90_400, 100):
+        mute.heard(None, at)
+    assert mute.verdict(90_400)
+
+
 def test_without_four_announces_there_is_no_verdict() -> None:
     mute = Mute(Timers())
     mute.sent(7, 0)
