@@ -289,9 +289,11 @@ class InferenceNode:
         return [peer_of(view) for view in self._core.peers(now())]
 
     def stats(self) -> dict[str, int]:
-        """Counters of the core and of the network layer since the start."""
+        """Counters of the core and of the network layer since the start; `clock_skew_ms`: the others' clocks
+        minus this one's."""
         native = self._transport.stats() if self._transport else {}
-        return {**self._core.counters(), **native, "gossip_lagged": self._driver.lagged}
+        own = {"gossip_lagged": self._driver.lagged, "clock_skew_ms": self._core.skew_ms()}
+        return {**self._core.counters(), **native, **own}
 
     def ticket(self) -> str:
         """One line that lets its holder into this network."""
