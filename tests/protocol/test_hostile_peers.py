@@ -20,6 +20,7 @@ from llama_gossip.protocol.messages import (
     GenerationConfig,
     Head,
     NodeId,
+    NodeState,
     NumericsClass,
     Phase,
     RawPrompt,
@@ -28,6 +29,7 @@ from llama_gossip.protocol.messages import (
     RequestId,
 )
 from llama_gossip.protocol.receive import Received, Receiver
+from llama_gossip.protocol.request import MAX_TRAIL
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.structure import pack
 from llama_gossip.protocol.timers import Timers
@@ -181,6 +183,20 @@ def test_a_negative_speed_is_no_way_to_be_chosen() -> None:
     assert picks.count(honest.node_id) >= 18, "all but the explorations"
 
 
+def test_a_crowd_that_cannot_serve_is_counted_and_its_reasons_are_no_book() -> None:
+    worker = HandWorker(state=NodeState.CLIENT)
+    for number in range(200):
+        signer = key(f"client {number}")
+        message = announce(head=Head(OWN_BOOT, 1, WALL_MS + worker.client.now_ms), state=NodeState.CLIENT)
+        neighbour = key(f"neighbour {number // 50}").node_id
+        worker.client.feed(ev.GossipReceived(neighbour, sign_envelope(message, signer, NET_ID)))
+    worker.submit()
+    worker.client.wait(5_000)
+    (failed,) = worker.client.all(ef.Failed)
+    assert "201 peers seen" in failed.message
+    assert len(failed.trail) == MAX_TRAIL
+
+
 # --- requesters that come and go -------------------------------------------------------------------
 
 
@@ -194,6 +210,15 @@ def test_timers_that_were_cancelled_are_swept_out() -> None:
     assert len(agenda._queued_at) < 200
     assert agenda.pop_due(3_600_000) == ("job", 0, "deadline")
     assert agenda.earliest() is None
+
+
+def test_a_timer_that_is_set_ever_earlier_does_not_grow_the_heap() -> None:
+    agenda = Agenda()
+    for at in range(10_000, 0, -1):
+        agenda.set(("request", 1, "retry"), at)
+    assert len(agenda._heap) < 100
+    assert agenda.pop_due(10_000) == ("request", 1, "retry")
+    assert agenda.pop_due(10_000) is None
 
 
 def test_a_requester_that_assigns_and_cancels_leaves_no_timer_behind() -> None:

@@ -1,8 +1,8 @@
 """Agenda: which timer of which machine is due when. The law: a key has at most one due time.
 
 A heap with lazy renewal: moving a timer to later (each token does that) costs one dict store; the stale
-heap entry is put back at its new time when it surfaces. Entries of cancelled timers are swept out before they
-are more than the live ones: a peer that comes and goes leaves no deadline of an hour behind.
+heap entry is put back at its new time when it surfaces. Entries that stand for no timer are swept out before
+they are more than the others: a peer that comes and goes leaves no deadline of an hour behind.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Agenda:
         queued = self._queued_at.get(key)
         if queued is None or at_mono_ms < queued:
             self._push(key, at_mono_ms)
+            self._bound()
 
     def cancel(self, key: TimerKey) -> None:
         self._due.pop(key, None)
-        if len(self._heap) > 2 * len(self._due) + _SLACK:
-            self._sweep()
+        self._bound()
 
     def due_of(self, key: TimerKey) -> int | None:
         return self._due.get(key)
@@ -58,8 +58,10 @@ class Agenda:
         self._queued_at[key] = at_mono_ms
         heapq.heappush(self._heap, (at_mono_ms, self._serial, key))
 
-    def _sweep(self) -> None:
-        """Drops the entries of cancelled timers; what stays keeps its order."""
+    def _bound(self) -> None:
+        """Drops entries that stand for no timer when they are too many; what stays keeps its order."""
+        if len(self._heap) <= 2 * len(self._due) + _SLACK:
+            return
         self._heap = [e for e in self._heap if e[2] in self._due and self._queued_at.get(e[2]) == e[0]]
         self._queued_at = {key: at for at, _, key in self._heap}
         heapq.heapify(self._heap)

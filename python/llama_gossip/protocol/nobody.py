@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llama_gossip.protocol.messages import NodeId
-from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.request import MAX_TRAIL, Request
 from llama_gossip.protocol.selection import Survey, Unfit
 from llama_gossip.protocol.states import RequestState
 
@@ -23,7 +23,8 @@ class Why:
 
 def why_nobody(request: Request, survey: Survey) -> Why:
     """Nobody in the roster can serve it."""
-    trail = (*request.trail, *((node_id, 0, reason) for node_id, _, reason in survey.unfit))
+    unfit = survey.unfit[: MAX_TRAIL - len(request.trail)]
+    trail = (*request.trail, *((node_id, 0, reason) for node_id, _, reason in unfit))
     seen = len(survey.unfit)
     peers = f"{seen} peer{'' if seen == 1 else 's'} seen"
     model = request.submit.model
