@@ -8,19 +8,24 @@ import pytest
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.envelope import sign_envelope
 from llama_gossip.protocol.frames import FrameWriter
 from llama_gossip.protocol.messages import (
     FinishReason,
     Frame,
+    Head,
+    RawPrompt,
     Reject,
     RejectReason,
 )
 from llama_gossip.protocol.streams import StreamCode
+from tests.protocol.fakewire import NET_ID, WALL_MS
 from tests.protocol.hand import (
     OWN_BOOT,
     REQUEST_ID,
     Hand,
     HandWorker,
+    announce,
     complete,
     key,
     kinds,
@@ -227,3 +232,39 @@ def test_no_reason_of_the_user_keeps_a_cancel_or_a_leave_from_the_wire(reason: s
     assert ef.ResetStream(hand.stream, StreamCode.CANCELLED) in effects
     (leave,) = [e for e in worker.client.feed(ev.Goodbye(reason)) if isinstance(e, ef.Broadcast)]
     assert len(leave.data) < 600
+
+
+# --- what an Assign says, and to whom ------------------------------------------------------------
+
+
+def test_the_assign_carries_what_remains_of_the_deadline_and_the_workers_own_time() -> None:
+    worker = HandWorker()
+    five_ahead = Head(OWN_BOOT, 9, WALL_MS + worker.client.now_ms + 5_000)
+    worker.say(head=five_ahead)
+    worker.submit(deadline_ms=60_000)
+    worker.connect().send(Reject(0, RejectReason.FULL, 7_000, OWN_BOOT))
+    worker.client.wait(7_000)
+    worker.client.wait(300)
+    assign = worker.connect().assign
+    assert (assign.attempt, assign.deadline_ms) == (2, 52_700)
+    assert assign.accept_by == WALL_MS + worker.client.now_ms + 5_000 + 4_000
+    assert (assign.worker_boot, assign.date, assign.config.seed) == (OWN_BOOT, "2026-11-24", 1)
+
+
+def test_only_the_first_of_two_that_connect_is_told_the_prompt() -> None:
+    worker = HandWorker()
+    other = key("another worker")
+    message = announce(head=Head(OWN_BOOT, 1, WALL_MS + 1_000))
+    worker.client.feed(ev.GossipReceived(other.node_id, sign_envelope(message, other, NET_ID)))
+    worker.submit(prompt=RawPrompt("a secret thought"))
+    worker.client.wait(500)
+    first, second = worker.client.all(ef.OpenStream)
+    assert {first.worker, second.worker} == {worker.signer.node_id, other.node_id}
+    effects = worker.client.feed(ev.StreamOpened(second.dial, 7))
+    assert [e.stream for e in effects if isinstance(e, ef.WriteStream)] == [7]
+    assert ef.AbandonDial(first.dial) in effects
+    assert kinds(worker.client.feed(ev.StreamOpened(first.dial, 8))) == [ef.ResetStream]
+    written = [e for e in worker.client.told if isinstance(e, ef.WriteStream | ef.Broadcast)]
+    assert [e for e in written if b"secret" in e.data] == [
+        e for e in written if isinstance(e, ef.WriteStream) and e.stream == 7
+    ]
