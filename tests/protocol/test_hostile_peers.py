@@ -13,7 +13,12 @@ from llama_gossip.protocol.agenda import Agenda
 from llama_gossip.protocol.envelope import sign_envelope, verify_signature
 from llama_gossip.protocol.fences import Fences
 from llama_gossip.protocol.frames import encode_assign, frame_signed_bytes, prefixed
-from llama_gossip.protocol.limits import NEW_SIGNERS_PER_NEIGHBOUR
+from llama_gossip.protocol.limits import (
+    KNOWN_SIGNERS_RESERVE,
+    MAX_SIGNERS,
+    MAX_SKEW_SAMPLES,
+    NEW_SIGNERS_PER_NEIGHBOUR,
+)
 from llama_gossip.protocol.messages import (
     Announce,
     Claim,
@@ -30,6 +35,7 @@ from llama_gossip.protocol.messages import (
 )
 from llama_gossip.protocol.receive import Received, Receiver
 from llama_gossip.protocol.request import MAX_TRAIL
+from llama_gossip.protocol.roster import MAX_PEERS, RESERVED_PEERS
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.structure import pack
 from llama_gossip.protocol.timers import Timers
@@ -286,3 +292,33 @@ def test_allow_listed_signers_are_known_before_they_are_in_the_roster() -> None:
         data = sign_envelope(message, signer, NET_ID)
         outcome = receiver.receive(data, signers[0].node_id, ev.Now(0, WALL_MS), lambda _: False)
         assert isinstance(outcome, Received)
+
+
+def test_a_flood_of_minted_keys_fills_no_table_over_its_cap_and_leaves_the_node_at_work() -> None:
+    """Any member can mint keys: each says one Announce, brought by neighbours within their quota."""
+    client = HandClient()
+    worker, core = client.worker, client.worker.core
+    friend_said = announce(head=Head(OWN_BOOT, 1, WALL_MS + worker.now_ms))
+    friend = key("friend")
+    worker.feed(ev.GossipReceived(friend.node_id, sign_envelope(friend_said, friend, NET_ID)))
+    for number in range(3_500):
+        minted = key(f"minted {number}")
+        message = announce(head=Head(OWN_BOOT, 1, WALL_MS + worker.now_ms), ttl_ms=2**64 - 1)
+        neighbour = key(f"neighbour {number // NEW_SIGNERS_PER_NEIGHBOUR}").node_id
+        worker.feed(ev.GossipReceived(neighbour, sign_envelope(message, minted, NET_ID)))
+    receiver, strangers = core._receiver, MAX_SIGNERS - KNOWN_SIGNERS_RESERVE
+    assert len(receiver._windows) == strangers
+    assert core.counters()["dropped_table_full"] == 3_501 - strangers
+    assert len(core._roster) == MAX_PEERS - RESERVED_PEERS
+    assert receiver.skew_samples == MAX_SKEW_SAMPLES
+    assert len(core._desk.agenda._heap) < 200
+    assert friend.node_id in core._roster
+    renewed = announce(head=Head(OWN_BOOT, 2, WALL_MS + worker.now_ms))
+    worker.feed(ev.GossipReceived(friend.node_id, sign_envelope(renewed, friend, NET_ID)))
+    known = core._roster.get(friend.node_id)
+    assert known is not None
+    assert known.announce.head.seq == 2, "who was there before is heard all the same"
+    assert ef.StartJob in kinds(client.ask().effects)
+    worker.wait(181_000 + 120_000)
+    assert len(core._roster) == 0
+    assert len(core._roster._gone) == 0
