@@ -352,3 +352,17 @@ def test_json_output_is_utf8_and_text_never_fails_whatever_the_terminal_takes(ho
     assert json.loads(done.stdout)["name"] == "høne-東"
     done = run(home, "key", PYTHONIOENCODING="ascii")
     assert (done.returncode, "h\\xf8ne-\\u6771" in done.stdout) == (0, True)
+
+
+def test_one_bad_key_does_not_hide_the_others(
+    home: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("key", "--name", "good") == 0
+    assert command("key", "--name", "open") == 0
+    [bad] = (home / "data" / "keys").glob("open.key")
+    bad.chmod(0o644)
+    capsys.readouterr()
+    assert command("key") == 0
+    told = capsys.readouterr()
+    assert "good" in told.out
+    assert "chmod 600" in told.err
