@@ -25,7 +25,7 @@ from tests.protocol.scripted_model import ScriptedModel, answer_of
 
 NET_ID = net_id(blake2b(b"test network", digest_size=32).digest())
 WALL_MS = 1_790_000_000_000  # the virtual clocks' origin
-USER_EFFECTS = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.Finished, ef.Failed)
+USER_EFFECTS = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.FailedOver, ef.Finished, ef.Failed)
 TERMINAL = (ef.Finished, ef.Failed)
 
 
