@@ -356,8 +356,18 @@ def check_quiet(net: FakeNet) -> None:
             assert node.end_of(request_id) is not None, "a request without its terminal event"
         core = node.core
         assert len(core._requester) == 0, "a request is still held"
+        assert not core._requester.connector._spares, "a stream still stands ready"
         assert len(core._worker.jobs) == 0, "a job is still held"
         assert core._worker.jobs.queue.running == 0
         assert not core._worker._inbound, "a stream is still held"
         if node.model is not None:
             assert not node.model.running, "a slot is not free"
+
+
+def network(seed: int, *models: ScriptedModel) -> tuple[FakeNet, FakeNode, list[FakeNode]]:
+    net = FakeNet(seed)
+    client = net.add("client")
+    workers = [net.add(f"worker {number}", model) for number, model in enumerate(models)]
+    net.join(client, *workers)
+    net.run_for(1_500)
+    return net, client, workers

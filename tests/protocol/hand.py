@@ -297,3 +297,7 @@ def rejected(asked: Asked) -> Reject:
     (frame,) = asked.frames()
     assert isinstance(frame, Reject)
     return frame
+
+
+def progress_with(facts: PromptFacts) -> Frame:
+    return replace(progress(Phase.PREFILL, 0), facts=facts)

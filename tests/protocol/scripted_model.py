@@ -1,8 +1,8 @@
 """Scripted model: a deterministic engine for the fake wire, driven by StartJob and CancelJob.
 
 The text of an answer depends on the seed and the index only, as with a real model and sampler `s1`; a resumed
-answer goes on at its index. After a start exactly one EngineDone or EngineFailed follows, also after a cancel:
-the engine's law.
+answer goes on at its index. After a start exactly one EngineDone or EngineFailed follows, also after a
+cancel: the engine's law.
 """
 
 from __future__ import annotations
