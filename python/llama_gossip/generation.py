@@ -25,7 +25,7 @@ from llama_gossip.errors import (
     UsageError,
 )
 from llama_gossip.protocol import effects
-from llama_gossip.protocol.messages import RequestId
+from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.transcript import verify_transcript
 
@@ -66,6 +66,7 @@ class Conversation:
         self.error: LlamaGossipError | None = None
         self.accepted = asyncio.Event()
         self.attempts = 0
+        self.worker: NodeId | None = None  # that has it now
         self.retries: list[effects.Retried] = []
         self.failovers: list[Failover] = []
         self._take_transcript = take_transcript
@@ -82,7 +83,7 @@ class Conversation:
     def handle(self, effect: UserEffect) -> None:
         match effect:
             case effects.Accepted():
-                self.attempts = effect.attempt
+                self.attempts, self.worker = effect.attempt, effect.worker
                 self.accepted.set()
             case effects.DeliverTokens():
                 self._deliver(effect)
@@ -189,6 +190,12 @@ class Generation:
     def answer(self) -> Answer | None:
         """The whole answer, once the last token has come."""
         return self._conversation.answer
+
+    @property
+    def worker(self) -> str | None:
+        """Node id of the worker that accepted the newest attempt; None before."""
+        worker = self._conversation.worker
+        return worker.hex() if worker is not None else None
 
     @property
     def retries(self) -> list[effects.Retried]:
