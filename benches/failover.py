@@ -102,10 +102,13 @@ class Pair:
     def __init__(self, node: InferenceNode, model: str) -> None:
         self.node, self.model = node, model
         self.workers: dict[str, Worker] = {}
+        self.started = 0
 
     async def fill(self) -> None:
         while len(self.workers) < 2:
-            worker = await asyncio.to_thread(start_worker, self.model)
+            self.started += 1  # a key of its own, also where the key of a killed one is free again
+            name = {"LLAMA_GOSSIP_NAME": f"bench-{self.started}"}
+            worker = await asyncio.to_thread(start_worker, self.model, **name)
             self.workers[worker.node_id] = worker
         await until_ready(self.node, self.workers)
 

@@ -69,6 +69,7 @@ async def test_a_killed_worker_is_not_noticed_in_the_text(tmp_path: Path, temper
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 async def test_a_torch_worker_killed_at_a_random_token_is_continued_exactly(tmp_path: Path) -> None:
     async with stage(tmp_path) as setting:
         await setting.start("tiny-random", 2)

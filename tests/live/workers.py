@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,21 @@ class Stage:
     home: Path
     client: InferenceNode
     workers: dict[str, Running] = field(default_factory=dict)  # by node id
+    _names: Iterator[int] = field(default_factory=itertools.count)
 
     async def start(self, model: str, count: int = 1) -> list[str]:
         """More workers; their node ids, once the client has seen them ready."""
         command = ("worker", "--json", "--model", model)
+        models = str(shared_models_dir())
         started = [
-            Running(self.home, *command, LLAMA_GOSSIP_MODELS=str(shared_models_dir()), OMP_NUM_THREADS="1")
+            Running(
+                self.home,
+                *command,
+                "--name",
+                f"worker-{next(self._names)}",  # a key of its own: the one of a killed worker is free again
+                LLAMA_GOSSIP_MODELS=models,
+                OMP_NUM_THREADS="1",
+            )
             for _ in range(count)
         ]
         ids = []
