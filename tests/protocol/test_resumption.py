@@ -134,6 +134,14 @@ def test_a_prompt_that_was_rendered_otherwise_shows_before_the_first_token(
     assert (ef.DeliverTokens in kinds(effects)) is (held is not None)
 
 
+def test_an_unequal_worker_is_stopped_before_it_computes_a_token() -> None:
+    worker, _ = torn(ResumeClass.EXACT)
+    hand = worker.connect()
+    effects = hand.send(progress_with(replace(FACTS, prompt_digest=OTHER)))
+    assert kinds(effects)[:3] == [ef.Accepted, ef.WriteStream, ef.ResetStream]
+    assert worker.client.core.counters()["attempts_unequal"] == 1
+
+
 def test_a_worker_whose_weights_are_not_those_it_announced_gives_no_token() -> None:
     worker, _ = torn(ResumeClass.TEXT)
     hand = worker.connect()
