@@ -20,6 +20,7 @@ from llama_gossip.errors import (
 from llama_gossip.generation import Conversation, Generation, error_of
 from llama_gossip.protocol import effects
 from llama_gossip.protocol.messages import FinishReason, NodeId, RequestId
+from llama_gossip.protocol.resumption import ResumeClass
 
 ID = RequestId(b"r" * 16)
 WORKER = NodeId(b"w" * 32)
@@ -189,3 +190,26 @@ def test_one_that_outlives_its_loop_or_never_had_one_dies_in_silence() -> None:
         asked.generation()  # there is no loop here
     gc.collect()
     assert asked.cancelled == []
+
+
+async def test_the_answer_names_its_weakest_seam_and_lists_them_all() -> None:
+    asked = Asked()
+    generation = asked.generation()
+    asked.tokens(0, "a")
+    other = NodeId(b"v" * 32)
+    for attempt, held in ((2, ResumeClass.EXACT), (3, ResumeClass.TEXT), (4, ResumeClass.IDS)):
+        asked.conversation.handle(effects.FailedOver(ID, attempt, WORKER, other, 1, 20, held, "broke"))
+    asked.finish(1)
+    assert (await generation.complete()).resume == "text"
+    assert [seam.resume for seam in generation.failovers] == ["exact", "text", "ids"]
+    first = generation.failovers[0]
+    assert (first.from_worker, first.to_worker, first.gap_ms) == (WORKER.hex(), other.hex(), 20.0)
+
+
+async def test_an_answer_without_a_seam_names_none() -> None:
+    asked = Asked()
+    generation = asked.generation()
+    asked.tokens(0, "a")
+    asked.finish(1)
+    assert (await generation.complete()).resume is None
+    assert generation.failovers == []

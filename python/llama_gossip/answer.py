@@ -15,6 +15,19 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Failover:
+    """A seam: another worker took the answer up in mid-stream."""
+
+    attempt: int  # the one that continues
+    from_worker: str
+    to_worker: str
+    index: int  # of the first token behind the seam
+    gap_ms: float  # between the last token before and the first one behind it
+    resume: str  # exact | ids | text
+    reason: str  # why the earlier attempt ended
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     prompt_tokens: int
     completion_tokens: int

@@ -155,6 +155,7 @@ class Driver:
                 effects.Accepted()
                 | effects.DeliverTokens()
                 | effects.Retried()
+                | effects.FailedOver()
                 | effects.Finished()
                 | effects.Failed()
             ):
@@ -249,6 +250,7 @@ class Driver:
         effect: effects.Accepted
         | effects.DeliverTokens
         | effects.Retried
+        | effects.FailedOver
         | effects.Finished
         | effects.Failed,
     ) -> None:

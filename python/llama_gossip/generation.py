@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import assert_never
 
-from llama_gossip.answer import Answer, Timings, Token, Usage
+from llama_gossip.answer import Answer, Failover, Timings, Token, Usage
 from llama_gossip.errors import (
     Cancelled,
     LlamaGossipError,
@@ -25,10 +25,18 @@ from llama_gossip.errors import (
     UsageError,
 )
 from llama_gossip.protocol import effects
-from llama_gossip.protocol.messages import RequestId
+from llama_gossip.protocol.messages import NodeId, RequestId
+from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.transcript import verify_transcript
 
-UserEffect = effects.Accepted | effects.DeliverTokens | effects.Retried | effects.Finished | effects.Failed
+UserEffect = (
+    effects.Accepted
+    | effects.DeliverTokens
+    | effects.Retried
+    | effects.FailedOver
+    | effects.Finished
+    | effects.Failed
+)
 
 _ERRORS: dict[str, type[LlamaGossipError]] = {
     "no_workers": NoWorkers,
@@ -58,11 +66,14 @@ class Conversation:
         self.error: LlamaGossipError | None = None
         self.accepted = asyncio.Event()
         self.attempts = 0
+        self.worker: NodeId | None = None  # that has it now
         self.retries: list[effects.Retried] = []
+        self.failovers: list[Failover] = []
         self._take_transcript = take_transcript
         self._changed = asyncio.Event()
         self._texts: list[str] = []
         self._first_s = self._last_s = 0.0
+        self._weakest: ResumeClass | None = None
         self._tokens = 0
 
     @property
@@ -72,12 +83,14 @@ class Conversation:
     def handle(self, effect: UserEffect) -> None:
         match effect:
             case effects.Accepted():
-                self.attempts = effect.attempt
+                self.attempts, self.worker = effect.attempt, effect.worker
                 self.accepted.set()
             case effects.DeliverTokens():
                 self._deliver(effect)
             case effects.Retried():
                 self.retries.append(effect)
+            case effects.FailedOver():
+                self._seam(effect)
             case effects.Finished():
                 self._finish(effect)
             case effects.Failed():
@@ -116,6 +129,20 @@ class Conversation:
             self.waiting.append(Token(batch.index + offset, token_id, text))
         self._changed.set()
 
+    def _seam(self, effect: effects.FailedOver) -> None:
+        self._weakest = effect.resume if self._weakest is None else min(self._weakest, effect.resume)
+        self.failovers.append(
+            Failover(
+                attempt=effect.attempt,
+                from_worker=effect.from_worker.hex(),
+                to_worker=effect.to_worker.hex(),
+                index=effect.index,
+                gap_ms=float(effect.gap_ms),
+                resume=effect.resume.word,
+                reason=effect.reason,
+            )
+        )
+
     def _finish(self, finished: effects.Finished) -> None:
         transcript = self._take_transcript(self.request_id)
         now_s = time.perf_counter()
@@ -130,7 +157,7 @@ class Conversation:
             worker=finished.worker.hex(),
             attempts=finished.attempt,
             delivery="direct",
-            resume=None,
+            resume=None if self._weakest is None else self._weakest.word,
             verified=verify_transcript(transcript).verified,
             timings=Timings(
                 first_token_ms=((self._first_s or now_s) - self.submitted_s) * 1000,
@@ -165,9 +192,20 @@ class Generation:
         return self._conversation.answer
 
     @property
+    def worker(self) -> str | None:
+        """Node id of the worker that accepted the newest attempt; None before."""
+        worker = self._conversation.worker
+        return worker.hex() if worker is not None else None
+
+    @property
     def retries(self) -> list[effects.Retried]:
-        """Attempts that ended before their first token, and why."""
+        """Attempts that ended without success, and why."""
         return self._conversation.retries
+
+    @property
+    def failovers(self) -> list[Failover]:
+        """Seams so far: where another worker took the answer up."""
+        return self._conversation.failovers
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self

@@ -23,10 +23,10 @@ from tests.cli.cli_process import PROGRAM, environment, objects, run
 
 Command = Callable[..., int]
 HELP_S = 0.3
-FLAGS_OF_ISSUE_1 = {
+FLAGS = {
     "common": "name join network reach key_file json quiet verbose no_color config",
     "generation": "model max_tokens temperature top_p top_k seed stop ignore_eos system raw priority deadline"
-    " worker stats",
+    " worker resume stats",
     "serving": "model max_concurrent device dtype",
 }
 
@@ -105,7 +105,7 @@ def test_each_option_is_shown_with_its_environment_variable(
 
 
 def test_the_commands_take_the_flags_of_their_job_and_no_others() -> None:
-    groups = {group: set(names.split()) for group, names in FLAGS_OF_ISSUE_1.items()}
+    groups = {group: set(names.split()) for group, names in FLAGS.items()}
     assert own_options("worker") == groups["common"] | groups["serving"]
     assert own_options("client") == groups["common"] | groups["generation"] | {"prompt"}
     assert own_options("hybrid") == groups["common"] | groups["serving"] | groups["generation"]

@@ -85,8 +85,8 @@ def test_a_worker_that_fills_the_record_with_frames_of_no_use_is_at_fault() -> N
         hand.raw(unknown_frame(hand, 60_000))
     assert ef.ResetStream(hand.stream, StreamCode.PROTOCOL) in worker.client.told
     assert kept_bytes(worker) < MIB + 128 * 1024
-    (failed,) = worker.client.all(ef.Failed)
-    assert "far more than its tokens need" in failed.message
+    (retried,) = worker.client.all(ef.Retried)
+    assert "far more than its tokens need" in retried.reason
 
 
 def test_an_hour_of_heartbeats_is_no_fault() -> None:
@@ -157,8 +157,8 @@ def test_after_the_first_token_no_percent_counts_as_headway() -> None:
     for n in range(2, 70):
         worker.client.wait(500)
         hand.send(progress(Phase.PREFILL, n))
-    (failed,) = worker.client.all(ef.Failed)
-    assert "no token for too long" in failed.message
+    (retried,) = worker.client.all(ef.Retried)
+    assert "no token for too long" in retried.reason
 
 
 # --- a worker whose numbers are absurd --------------------------------------------------------------

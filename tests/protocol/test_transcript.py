@@ -104,10 +104,21 @@ def test_what_a_worker_signed_wrongly_is_no_success(name: str) -> None:
     frames, reason = LIES[name]
     worker = HandWorker()
     worker.submit()
-    worker.connect().send(*frames)
-    verdict = verify_transcript(worker.client.core.take_transcript(REQUEST_ID))
+    hand = worker.connect()
+    assign = worker.client.core.take_transcript(REQUEST_ID)
+    verdict = verify_transcript(assign + b"".join(hand.writer.encode(frame) for frame in frames))
     assert not verdict.verified
     assert reason in verdict.reason
+
+
+@pytest.mark.parametrize("name", ["cancelled", "more tokens", "a gap", "too many"])
+def test_what_an_attempt_failed_by_is_no_part_of_the_answers_record(name: str) -> None:
+    frames, _ = LIES[name]
+    worker = HandWorker()
+    worker.submit()
+    worker.connect().send(*frames)
+    verdict = verify_transcript(worker.client.core.take_transcript(REQUEST_ID))
+    assert verdict.reason.startswith("open"), verdict.reason
 
 
 def test_attempts_of_two_requests_do_not_mix() -> None:

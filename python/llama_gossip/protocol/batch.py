@@ -42,7 +42,6 @@ def _are_sendable(texts: tuple[str, ...], logprobs: tuple[TokenLogprob, ...]) ->
 @dataclass(slots=True)
 class Batch:
     next_index: int = 0  # of the answer: where the next token of the engine belongs
-    _index: int = 0  # of the first waiting token
     _ids: list[int] = field(default_factory=list)
     _texts: list[str] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -82,11 +81,10 @@ class Batch:
             return []
         token = Token(
             n=0,  # the frame writer numbers it
-            index=self._index,
+            index=self.next_index - len(self._texts),
             token_ids=tuple(self._ids),
             texts=tuple(self._texts),
             logprobs=tuple(self._logprobs) or None,
         )
-        self._index += len(self._texts)
         self._ids, self._texts, self._logprobs, self._bytes = [], [], [], 0
         return [token]

@@ -1,7 +1,8 @@
 """Job: one accepted attempt on the worker's side, from its Assign to the closed stream.
 
-The law: frames only while the requester is there; progress is said only while it is true (queued, or the
-engine has stepped lately); the answer ends with exactly one Complete or Error.
+The law: frames only while the requester is there; indices and digest count the whole answer, its resumed part
+included; progress is said only while it is true (queued, or the engine has stepped lately); the answer ends
+with exactly one Complete or Error.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Job:
         self._desk = desk
         self._writer = FrameWriter(context, desk.signer)
         resume = assign.resume
-        self._resumed = 0 if resume is None else resume.from_index
-        self._batch = Batch(self._resumed, self._resumed)
+        self.first_index = 0 if resume is None else resume.from_index
+        self._batch = Batch(next_index=self.first_index)
         self._digest = blake2b(b"" if resume is None else resume.text.encode("utf-8"), digest_size=32)
         self._facts: PromptFacts | None = None
         self._percent = 0
@@ -61,7 +62,7 @@ class Job:
     @property
     def tokens(self) -> int:
         """Made by the engine so far: the resumed part of an answer is not its work."""
-        return self._batch.next_index - self._resumed
+        return self._batch.next_index - self.first_index
 
     @property
     def request_key(self) -> RequestKey:

@@ -28,9 +28,13 @@ def why_nobody(request: Request, survey: Survey) -> Why:
     seen = len(survey.unfit)
     peers = f"{seen} peer{'' if seen == 1 else 's'} seen"
     model = request.submit.model
+    reasons = {unfit for _, unfit, _ in survey.unfit}
+    if Unfit.RESUME in reasons:
+        least = request.submit.resume.word
+        message = f"after {request.delivered} tokens nobody can continue the answer by {least} ({peers})"
+        return Why("peer_failed", message, "allow less: --resume text", trail)
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
-    reasons = {unfit for _, unfit, _ in survey.unfit}
     if Unfit.TOO_LONG in reasons:
         needed = request.want().least_tokens
         message = f"prompt and answer are too long for every worker ({peers}, {needed} tokens or more needed)"
