@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Answer:
     """A complete answer. Never a truncated one: what ends early raises."""
 
     request_id: str
+    seed: int  # the one given, or the one drawn: with it the same workers give the same text
     text: str
     finish_reason: str  # stop | length
     usage: Usage
@@ -58,4 +59,4 @@ class Answer:
     resume: str | None  # class of the weakest seam; None: there was none
     verified: bool  # the signed transcript of this answer holds, checked offline
     timings: Timings
-    transcript: bytes = b""  # PROTOCOL section 8; verify_transcript checks it
+    transcript: bytes = field(default=b"", repr=False)  # PROTOCOL section 8; verify_transcript checks it

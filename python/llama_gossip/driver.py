@@ -264,7 +264,7 @@ class Driver:
             self.feed(events.CancelRequest(effect.request_id, "internal error"))
             raise
         finally:
-            if conversation.ended:
+            if conversation.ended or isinstance(effect, effects.Finished):
                 del self.conversations[effect.request_id]
 
     def _tell(

@@ -38,6 +38,8 @@ UserEffect = (
     | effects.Failed
 )
 
+CHECKED_AT_ONCE_BYTES = 64 * 1024  # some 600 frames, 40 ms: beyond it the event loop would stand still
+
 _ERRORS: dict[str, type[LlamaGossipError]] = {
     "no_workers": NoWorkers,
     "model": ModelUnavailable,
@@ -58,8 +60,11 @@ def error_of(failed: effects.Failed) -> LlamaGossipError:
 class Conversation:
     """What the driver knows of one request: it feeds `handle` and never looks back."""
 
-    def __init__(self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes]) -> None:
+    def __init__(
+        self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes], seed: int = 0
+    ) -> None:
         self.request_id = request_id
+        self.seed = seed
         self.submitted_s = time.perf_counter()
         self.waiting: deque[Token] = deque()
         self.answer: Answer | None = None
@@ -144,11 +149,23 @@ class Conversation:
         )
 
     def _finish(self, finished: effects.Finished) -> None:
-        transcript = self._take_transcript(self.request_id)
-        now_s = time.perf_counter()
+        """The answer, once its transcript was checked: a long one in a thread, where no stream waits for it."""
+        transcript, ended_s = self._take_transcript(self.request_id), time.perf_counter()
+        if len(transcript) <= CHECKED_AT_ONCE_BYTES:
+            self._complete(finished, transcript, ended_s, verified=verify_transcript(transcript).verified)
+            return
+        check = asyncio.get_running_loop().run_in_executor(None, verify_transcript, transcript)
+        check.add_done_callback(
+            lambda done: self._complete(finished, transcript, ended_s, verified=done.result().verified)
+        )
+
+    def _complete(
+        self, finished: effects.Finished, transcript: bytes, now_s: float, *, verified: bool
+    ) -> None:
         span_s = self._last_s - self._first_s
         self.answer = Answer(
             request_id=self.request_id.hex(),
+            seed=self.seed,
             text="".join(self._texts),
             finish_reason=finished.finish_reason.name.lower(),
             usage=Usage(finished.prompt_tokens, finished.total_tokens),
@@ -158,7 +175,7 @@ class Conversation:
             attempts=finished.attempt,
             delivery="direct",
             resume=None if self._weakest is None else self._weakest.word,
-            verified=verify_transcript(transcript).verified,
+            verified=verified,
             timings=Timings(
                 first_token_ms=((self._first_s or now_s) - self.submitted_s) * 1000,
                 total_ms=(now_s - self.submitted_s) * 1000,

@@ -250,7 +250,7 @@ class InferenceNode:
     def _submit(self, submit: events.Submit) -> Generation:
         self._live_transport()
         self._driver.check_loop()
-        conversation = Conversation(submit.request_id, self._core.take_transcript)
+        conversation = Conversation(submit.request_id, self._core.take_transcript, submit.config.seed)
         generation = Generation(conversation, self._cancel)
         self._driver.conversations[submit.request_id] = conversation
         try:

@@ -161,7 +161,9 @@ def worker_id(worker: str | bytes | None) -> NodeId | None:
     except ValueError:
         raw = b""
     if len(raw) != 32:
-        raise _refuse("worker", "is no node id", "64 hex characters, as `llama-gossip peers` shows them")
+        raise _refuse(
+            "worker", "is no node id", "64 hex characters, as `llama-gossip peers --json` shows them"
+        )
     return NodeId(raw)
 
 

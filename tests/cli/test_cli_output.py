@@ -46,6 +46,7 @@ REQUEST = "cd" * 16
 
 ANSWER = Answer(
     request_id=REQUEST,
+    seed=1,
     text="Paris",
     finish_reason="stop",
     usage=Usage(7, 2),

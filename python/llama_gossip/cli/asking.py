@@ -100,5 +100,6 @@ def tell_answer(output: Output, answer: Answer, *, stats: bool) -> None:
         output.account(
             f"[{answer.usage.completion_tokens} tokens, first after {answer.timings.first_token_ms:.0f} ms, "
             f"{answer.timings.tokens_per_s:.1f} tok/s, {one_line(answer.model)} on {short(answer.worker)}, "
-            f"{answer.delivery}, attempts {answer.attempts}{resumed}, {answer.finish_reason}, {held}]"
+            f"{answer.delivery}, attempts {answer.attempts}{resumed}, {answer.finish_reason}, "
+            f"seed {answer.seed}, {held}]"
         )
