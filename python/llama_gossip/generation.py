@@ -149,7 +149,7 @@ class Conversation:
         )
 
     def _finish(self, finished: effects.Finished) -> None:
-        """The answer, once its transcript was checked: a long one in a thread, where it holds up no stream."""
+        """The answer, once its transcript was checked; a long one in a thread, where it holds up nothing."""
         transcript, ended_s = self._take_transcript(self.request_id), time.perf_counter()
         if len(transcript) <= CHECKED_AT_ONCE_BYTES:
             self._complete(finished, transcript, ended_s, verified=verify_transcript(transcript).verified)
