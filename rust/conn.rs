@@ -42,6 +42,10 @@ pub const WINDOW_TRUSTED: VarInt = VarInt::from_u32(4 << 20);
 
 /// A dialled connection without a stream is kept this long: every one costs keep-alives.
 const IDLE_DIAL: Duration = Duration::from_secs(60);
+/// A reachable peer answers within a few round trips; the rest of an `open` is for the second dial.
+const FIRST_DIAL: Duration = Duration::from_millis(1500);
+/// Between closing and dialling again, so that iroh sees the end of the old connections first.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What all strangers of a node share.
 #[derive(Debug, Default)]
@@ -219,8 +223,7 @@ impl Dials {
             *used = Instant::now();
             return Ok(conn.clone());
         }
-        let endpoint = core.endpoint().await?;
-        let quic = endpoint.connect(peer, &core.settings.alpn).await?;
+        let quic = dial(core, peer).await?;
         let conn = Conn::new(core, quic, true);
         *slot = Some((conn.clone(), Instant::now()));
         Ok(conn)
@@ -239,6 +242,21 @@ impl Dials {
             Err(_) => true,
         });
     }
+}
+
+/// While any connection to a peer lives, iroh dials over the path that it chose for it. After the peer was
+/// killed and restarted that path leads nowhere, though a connection that the new process opened lives:
+/// without an answer all of them are closed, and the second dial chooses anew.
+async fn dial(core: &Arc<Core>, peer: EndpointId) -> Result<Connection, Failure> {
+    let endpoint = core.endpoint().await?;
+    let alpn = &core.settings.alpn;
+    if let Ok(dialled) = tokio::time::timeout(FIRST_DIAL, endpoint.connect(peer, alpn)).await {
+        return Ok(dialled?);
+    }
+    if core.peers.close_node(&peer, true, b"unreachable") > 0 {
+        tokio::time::sleep(SETTLE).await;
+    }
+    Ok(endpoint.connect(peer, alpn).await?)
 }
 
 /// Opens a stream within `timeout`; reports it before the stream can have any other event.

@@ -172,6 +172,13 @@ impl Node {
         Ok(())
     }
 
+    /// A node was restarted: its streams are those of a process that is gone.
+    fn renew(&self, node_id: Data) -> PyResult<()> {
+        let node = node_id.node_id("node_id")?;
+        self.core()?.peers.close_node(&node, false, b"restarted");
+        Ok(())
+    }
+
     /// Closes our own gossip connections and rejoins: the cure for a mute outbound side.
     fn rebuild_gossip(&self) -> PyResult<()> {
         let core = self.open_core()?;

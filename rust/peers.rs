@@ -96,6 +96,18 @@ impl Peers {
         closed
     }
 
+    /// Closes all our connections to a node, or those that carry streams; how many there were.
+    pub fn close_node(&self, node: &EndpointId, gossip_too: bool, reason: &[u8]) -> usize {
+        let tracked = lock(&self.tracked);
+        let connections = tracked.get(node).into_iter().flatten();
+        let doomed: Vec<_> =
+            connections.filter(|tracked| gossip_too || !tracked.gossip).filter_map(Tracked::live).collect();
+        for connection in &doomed {
+            connection.close(VarInt::from_u32(0), reason);
+        }
+        doomed.len()
+    }
+
     /// Closes every connection that carries streams: the peers' streams are then lost, all in the same
     /// way, before our tasks can end them one by one.
     pub fn close_streams(&self, reason: &[u8]) {

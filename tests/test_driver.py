@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from llama_gossip.driver import Driver, now
 from llama_gossip.errors import LlamaGossipError, NoWorkers, RequestTimeout, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.protocol import effects, events
-from llama_gossip.protocol.core import Core
+from llama_gossip.protocol.core import Core, PeerView
 from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, NodeId, RequestId
 
@@ -43,6 +44,9 @@ class Answers:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def peers(self, moment: events.Now) -> tuple[PeerView, ...]:
+        return ()
 
 
 @pytest.fixture
@@ -224,6 +228,16 @@ async def test_a_dial_without_a_network_fails(core: Answers, driver: Driver) -> 
     core.said[events.Tick] = [effects.OpenStream(3, PEER, 100), effects.AbandonDial(3)]
     driver.feed(events.Tick())
     assert isinstance(core.heard[1], events.DialFailed)
+
+
+async def test_the_streams_of_a_node_that_was_restarted_are_given_up(core: Answers, driver: Driver) -> None:
+    renewed: list[NodeId] = []
+    driver.transport = SimpleNamespace(renew=renewed.append)  # type: ignore[assignment]
+    other = NodeId(b"o" * 32)
+    for node_id, boot in ((PEER, 5), (other, 9), (PEER, 5), (PEER, 7), (other, 9), (PEER, 7)):
+        core.said[events.Tick] = [effects.PeerUp(node_id, boot)]
+        driver.feed(events.Tick())
+    assert renewed == [PEER]
 
 
 async def test_a_dial_to_oneself_is_looped_in_process(core: Answers, driver: Driver) -> None:

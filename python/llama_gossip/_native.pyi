@@ -144,6 +144,9 @@ class Node:
     def forget(self, node_id: Buffer) -> None:
         """Removes a node from the address book: the maintainer stops dialling it."""
 
+    def renew(self, node_id: Buffer) -> None:
+        """The node was restarted (a newer boot): its streams end as EVENT_STREAM_LOST; `open` dials anew."""
+
     def rebuild_gossip(self) -> None:
         """Closes our own gossip connections and rejoins: the cure for a mute outbound side."""
 

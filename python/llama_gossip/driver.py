@@ -23,6 +23,7 @@ from llama_gossip.protocol.core import Core, PeerView
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.transport import Lagged, PeerFound, Transport, TransportEvent
 
+MAX_BOOTS = 4_096  # as many as the roster holds
 RETRY_S = 1.0  # after an error inside the core: its timers live on, at a pace that a log can bear
 
 
@@ -43,6 +44,7 @@ class Driver:
         self.drained = asyncio.Event()
         self.lagged = 0
         self._own_id = own_id
+        self._boots: dict[NodeId, int] = {}  # of the peers, newest last
         self._loopback = Loopback(own_id, self.feed)
         self._waiting: deque[events.Event] = deque()
         self._performing = False
@@ -160,7 +162,10 @@ class Driver:
                 | effects.Failed()
             ):
                 self._to_user(effect)
-            case effects.PeerUp() | effects.PeerDown() | effects.JobAccepted() | effects.JobEnded():
+            case effects.PeerUp(node_id, boot):
+                self._note_boot(node_id, boot)
+                self._tell(effect)
+            case effects.PeerDown() | effects.JobAccepted() | effects.JobEnded():
                 self._tell(effect)
             case effects.Drained():
                 self.drained.set()
@@ -276,6 +281,14 @@ class Driver:
                 listener(told)
             except Exception as error:  # noqa: BLE001  the others are told all the same
                 self._report(f"a listener of {type(told).__name__} failed", error)
+
+    def _note_boot(self, node_id: NodeId, boot: int) -> None:
+        """A newer boot: what is open to that node leads to a process that is gone."""
+        if self._boots.pop(node_id, boot) < boot and self.transport is not None:
+            self.transport.renew(node_id)
+        self._boots[node_id] = boot
+        if len(self._boots) > MAX_BOOTS:
+            del self._boots[next(iter(self._boots))]
 
     def _news_of(
         self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded

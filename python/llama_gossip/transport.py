@@ -186,6 +186,11 @@ class Transport:
         with _native_errors():
             self._native.forget(node_id)
 
+    def renew(self, node_id: NodeId) -> None:
+        """The node was restarted: its streams end as lost, and the next one is dialled anew."""
+        with _native_errors():
+            self._native.renew(node_id)
+
     def rebuild_gossip(self) -> None:
         """Raises TransportError when the node closes."""
         with _native_errors():

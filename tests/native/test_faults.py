@@ -19,6 +19,10 @@ say(peer.id.hex() + "@" + peer.node.addresses[0])
 number = 0
 while True:
     peer.pump(0.05)
+    for event in peer.events:
+        if event[0] == native.EVENT_STREAM_DATA:
+            peer.node.write(event[1], event[2])
+    peer.events.clear()
     try:
         peer.node.broadcast(b"%d:%d" % (os.getpid(), number))
         number += 1
@@ -77,6 +81,29 @@ def test_a_node_killed_and_restarted_with_the_same_key_is_a_member_within_five_s
         assert time.monotonic() - began <= 5
     # Both directions: what the others say reaches the restarted node only over a live link.
     until(lambda: all(len(peer.node.neighbors()) == 3 for peer in peers), *peers)
+
+
+def test_a_node_killed_and_restarted_with_the_same_key_can_be_dialled_again(mesh, members):
+    """Its gossip flows, over a connection that it opened itself; a stream must find the way too."""
+    peers = mesh(2)
+    asker = peers[0]
+    secret = os.urandom(32)
+    child = members(secret, peers)
+    came = parse(child.line())
+    node_id = came[0]
+    for restart in range(3):
+        for peer in peers:
+            peer.node.add_addresses(*came)
+        until(lambda again=child: is_member(node_id, again, peers), *peers)
+        asker.node.renew(node_id)
+        began = time.monotonic()
+        stream = asker.done(asker.node.open(node_id, 4000), deadline_s=5)
+        asker.node.write(stream, b"echo this")
+        assert asker.event(native.EVENT_STREAM_DATA, stream)[2] == b"echo this"
+        print(f"restart {restart}: a stream after {time.monotonic() - began:.2f} s")
+        child.kill()
+        child = members(secret, peers)
+        came = parse(child.line())
 
 
 @pytest.mark.slow
