@@ -46,6 +46,7 @@ class FaultKind(StrEnum):
     REENCODE = "reencode"
     FLOOD = "flood"
     CLAIM = "claim"
+    DOUBLE = "double"  # a requester that assigns twice and never ends its side
 
 
 ALL = frozenset(FaultKind)
@@ -63,6 +64,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.REENCODE,
         FaultKind.FLOOD,
         FaultKind.CLAIM,
+        FaultKind.DOUBLE,
     }
 )
 SHARE = 0.4  # of the kinds are on in one seed: all at once would hide what one alone does

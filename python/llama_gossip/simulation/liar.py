@@ -15,7 +15,7 @@ from llama_gossip.protocol.codec import decode_payload
 from llama_gossip.protocol.envelope import Signer, Verifier
 from llama_gossip.protocol.frames import FrameWriter, ItemSplitter, open_assign
 from llama_gossip.protocol.limits import MAX_FRAME_BYTES
-from llama_gossip.protocol.messages import Complete, FinishReason, Frame, Kind, Progress, Token
+from llama_gossip.protocol.messages import Complete, FinishReason, Frame, Kind, Progress, RequestId, Token
 from llama_gossip.protocol.outer import OuterArray
 
 
@@ -30,6 +30,14 @@ class Lie(Enum):
     LONG = "long"  # more tokens than were asked for
     SIGNATURE = "signature"  # one bit off
     CANCELLED = "cancelled"  # says that it was cancelled
+    FEWER = "fewer"  # announces fewer than it sent
+    ORDER = "order"  # skips a number of its frames
+
+
+STAYING = (Lie.BLACK_HOLE, Lie.STALL)  # a network must do with these for ever
+
+
+Attempted = tuple[RequestId, int]
 
 
 @dataclass(slots=True)
@@ -39,6 +47,7 @@ class _Ear:
     hears: ItemSplitter = field(default_factory=ItemSplitter)
     says: ItemSplitter = field(default_factory=lambda: ItemSplitter(MAX_FRAME_BYTES))
     writer: FrameWriter | None = None
+    attempt: Attempted | None = None
     lied: bool = False
     silent: bool = False
     finish: bool = False
@@ -50,6 +59,7 @@ class Liar:
     ) -> None:
         self.lie = lie
         self.lies = 0
+        self.spoilt: set[Attempted] = set()  # what came of these attempts is no answer
         self._rng = rng
         self._signer = signer
         self._net_id = net_id
@@ -64,7 +74,8 @@ class Liar:
             return
         try:
             for item in ear.hears.feed(data):
-                _, _, context, _ = open_assign(item, self._net_id, self._verify)
+                assign, _, context, _ = open_assign(item, self._net_id, self._verify)
+                ear.attempt = (assign.request_id, assign.attempt)
                 ear.writer = FrameWriter(context, self._signer)
                 return
         except ProtocolError:
@@ -86,7 +97,7 @@ class Liar:
             for said in self._twist(ear, frame):  # type: ignore[arg-type]  # a stream carries frames
                 encoded = ear.writer.encode(said)
                 if self.lie is Lie.SIGNATURE and not ear.lied and isinstance(said, Token):
-                    ear.lied = True
+                    self._spoil(ear)
                     encoded = encoded[:-1] + bytes((encoded[-1] ^ 1,))
                 out.append(encoded)
         return out, ear.finish
@@ -95,9 +106,14 @@ class Liar:
         twisted = self._lie(ear, frame) if not ear.lied and self._rng.random() < self._share else None
         if twisted is None:
             return [frame] if not (ear.lied and self.lie is Lie.STALL and not isinstance(frame, Progress)) else []
+        self._spoil(ear)
+        return twisted
+
+    def _spoil(self, ear: _Ear) -> None:
         ear.lied = True
         self.lies += 1
-        return twisted
+        if ear.attempt is not None:
+            self.spoilt.add(ear.attempt)
 
     def _lie(self, ear: _Ear, frame: Frame) -> list[Frame] | None:
         """None: nothing to lie about yet."""
@@ -118,6 +134,12 @@ class Liar:
                 return [replace(frame, index=frame.index + 1)]
             case Lie.REPEAT, Token():
                 return [frame, frame]
+            case Lie.FEWER, Complete() if frame.total_tokens > 1:
+                fewer = frame.total_tokens - 1
+                return [replace(frame, total_tokens=fewer, completion_tokens=fewer)]
+            case Lie.ORDER, Token() if ear.writer is not None:
+                ear.writer.next_n += 1
+                return [frame]
             case Lie.LONG, Complete():
                 return [Token(0, frame.total_tokens + i, (1,), ("x",)) for i in range(1_024)]
             case _:

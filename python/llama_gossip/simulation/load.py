@@ -25,7 +25,9 @@ class Ask:
 
 def draw(rng: random.Random, scenario: Scenario, *, start_ms: int, late_ms: int) -> tuple[list[Ask], int]:
     """The questions, those before the heal first, and when the last of these comes."""
-    per_s = rng.randint(*scenario.requests_per_s)
+    per_s: float = rng.randint(*scenario.requests_per_s)
+    if rng.random() < scenario.patient_share:
+        per_s /= 5
     late = round(scenario.requests * scenario.late_share)
     asks: list[Ask] = []
     at_ms = float(start_ms)

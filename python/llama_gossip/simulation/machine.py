@@ -51,6 +51,7 @@ class Machine:
         self.prefill_ms = prefill_ms
         self.slowness = 1  # times slower than it says
         self.hung = False
+        self._hung_at_ms = 0
         self.failing = 0.0  # share of the jobs that fail
         self.tokens_made = 0
         self.runs: dict[int, Run] = {}
@@ -81,6 +82,13 @@ class Machine:
         if not self._stepping:
             self._stepping = True
             self._clock.after(STEPPED_MS, self._step_sign)
+
+    def hang(self) -> None:
+        if not self.hung:
+            self.hung, self._hung_at_ms = True, self._clock.now_ms
+
+    def hung_for_ms(self) -> int:
+        return self._clock.now_ms - self._hung_at_ms if self.hung else 0
 
     def cancel(self, job: int) -> None:
         run = self.runs.get(job)

@@ -42,21 +42,25 @@ class Oracles:
         capable: Capable = lambda story, now_ms: "",
         disturbed: Disturbed = lambda work, story, since_ms: -1,
         lied: Callable[[NodeId], bool] = lambda worker: False,
+        late_ms: Callable[[Story], int] = lambda story: 0,
     ) -> None:
         """failover: a request that has delivered tokens goes on elsewhere; without it, it may fail.
-        lied: whether this worker lies about digests, the one fault that no other worker makes good."""
+        lied: whether this worker lies about digests, the one fault that no other worker makes good.
+        late_ms: for how long the requester was stopped meanwhile."""
         self.violations: list[Violation] = []
         self.stories: dict[Key, Story] = {}
         self.works: dict[tuple[NodeId, int, int], Work] = {}  # (worker, life, job)
         self.foreign: dict[tuple[Key, int], Assign] = {}  # good Assigns of strangers
         self.started: set[tuple[Key, int]] = set()
         self.tokens_made = 0
+        self.foreign_tokens = 0  # for strangers, at most
         self.failovers = 0
         self.attempts = 0
         self._failover = failover
         self._capable = capable
         self._disturbed = disturbed
         self._lied = lied
+        self._late_ms = late_ms
         self._announced: dict[tuple[NodeId, int], int] = {}
 
     def blame(self, oracle: str, now_ms: int, what: str) -> None:
@@ -116,6 +120,8 @@ class Oracles:
         elif tokens.attempt in story.fenced:
             self.blame("I2", now_ms, f"{story.name}: a token of attempt {tokens.attempt}, which has ended")
         story.delivered += len(tokens.texts)
+        if story.delivered > story.submit.config.max_tokens:
+            self.blame("I1", now_ms, f"{story.name}: {story.delivered} tokens, more than were asked for")
         story.texts.extend(tokens.texts)
 
     def _new_segment(self, story: Story, tokens: ef.DeliverTokens, now_ms: int) -> None:
@@ -140,6 +146,9 @@ class Oracles:
     def _ended(self, story: Story, end: ef.Finished | ef.Failed, now_ms: int) -> None:
         story.end, story.end_ms = end, now_ms
         story.fence_all(now_ms)
+        deadline_ms = story.submit.deadline_ms
+        if deadline_ms is not None and now_ms > story.at_ms + deadline_ms + self._late_ms(story):
+            self.blame("I11", now_ms, f"{story.name}: ended after its deadline of {deadline_ms} ms")
 
     def _finished(self, story: Story, end: ef.Finished, now_ms: int) -> None:
         text = "".join(story.texts)
@@ -198,6 +207,10 @@ class Oracles:
         if len(story.assigns) > ASSIGNS_AT_ONCE + ASSIGNS_PER_S * age_s:
             self.blame("I12", now_ms, f"{story.name}: {len(story.assigns)} Assigns in {age_s:.1f} s")
 
+    def foreign_assign(self, requester: NodeId, assign: Assign) -> None:
+        """A good one by a stranger: it may start work, once."""
+        self.foreign[(requester, assign.request_id), assign.attempt] = assign
+
     def work_started(self, work: Work, boot: int, now_ms: int, *, running: int, slots: int) -> None:
         """running: jobs of this machine, this one included."""
         if not 0 < running <= slots:
@@ -209,8 +222,15 @@ class Oracles:
         if (work.key, work.attempt) in self.started:
             self.blame("I10", now_ms, f"attempt {work.attempt} begun twice")
         self.started.add((work.key, work.attempt))
+        if story is None and assign is not None:
+            self.foreign_tokens += assign.config.max_tokens
+        fenced = story is not None and work.attempt in story.fenced  # on its way since before
         for other in self.works.values():
-            if other.key == work.key and other.attempt >= work.attempt:
+            if other.key == work.key and (other.attempt == work.attempt or not fenced):
+                if story is not None and other.attempt in story.fenced:
+                    continue
+                if story is None and other.cancelled_ms is not None:
+                    continue
                 self.blame("I5", now_ms, f"attempts {other.attempt} and {work.attempt} are made at once")
         self.works[work.worker, work.life, work.job] = work
         self._zombie(work, story, now_ms, "begun")
@@ -267,7 +287,7 @@ class Oracles:
                 self.blame("I11", now_ms, f"{story.name} ended {story.end_ms - healed_ms} ms after the heal")
         for work in self.works.values():
             self.blame("I7", now_ms, f"a slot is held since {work.start_ms} ms, attempt {work.attempt}")
-        if self.tokens_made > WASTE_SEED * self.needed() + WASTE_SLACK_TOKENS:
+        if self.tokens_made - self.foreign_tokens > WASTE_SEED * self.needed() + WASTE_SLACK_TOKENS:
             self.blame("I9", now_ms, f"{self.tokens_made} tokens made, {self.needed()} needed")
 
     def needed(self) -> int:

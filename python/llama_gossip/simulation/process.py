@@ -57,6 +57,7 @@ class Process:
         self.skew_ms = 0  # of its wall clock
         self.boot = 0
         self.core: Core | None = None
+        self.event: ev.Event = ev.Tick()  # that is being handled
         self.machine: Machine | None = None
         self.liar: Liar | None = None
         self.healthy_since_ms = 0  # nothing was wrong with it since
@@ -146,6 +147,7 @@ class Process:
         core = self.core
         if core is None:
             return
+        self.event = event
         try:
             effects = core.handle(event, self.now())
         except Exception as error:  # noqa: BLE001  # whatever it is, a peer or the user has brought it about

@@ -37,6 +37,7 @@ class Scenario:
     base_delay_ms: Range = (1, 40)  # one way
     requests: int = 150  # of one seed
     requests_per_s: Range = (6, 16)  # of all requesters
+    patient_share: float = 0.1  # of the seeds: a fifth of that, so that what takes a minute shows
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds
@@ -73,6 +74,7 @@ _HOSTILE = frozenset(
         FaultKind.REENCODE,
         FaultKind.FLOOD,
         FaultKind.CLAIM,
+        FaultKind.DOUBLE,
     }
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import Signer, sign_envelope
@@ -40,7 +41,9 @@ from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.wires import Wires
 
 MEMORY = 400  # envelopes that it keeps for later
-GARBAGE = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\5hello", b"GET / HTTP/1.1\r\n\r\n", b"")
+REPEAT_MS = 40_000  # a repeated Assign comes up to so much later
+AT_ONCE = 0.1  # of the Assigns that it sees go into a race with the real one
+GARBAGE = (b"\0\0\0\x40a part", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\5hello", b"GET / HTTP/1.1\r\n\r\n", b"")
 
 
 class Stranger:
@@ -58,8 +61,9 @@ class Stranger:
         topic: Topic,
         wires: Wires,
         victims: Callable[[], list[Process]],
+        assigned: Callable[[NodeId, Assign], None],
     ) -> None:
-        """victims: the living nodes."""
+        """victims: the living nodes. assigned: told of its own good Assigns, which may start work."""
         self.kind = kind
         self.place = place
         self.life = 1
@@ -73,6 +77,8 @@ class Stranger:
         self._topic = topic
         self._wires = wires
         self._victims = victims
+        self._assigned = assigned
+        self._until_ms = 0
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
         topic.taps.append(lambda place, data: self._memory.append((place, data)))
@@ -85,6 +91,7 @@ class Stranger:
         """It does not care what is answered."""
 
     def act(self, until_ms: int) -> None:
+        self._until_ms = until_ms
         if self._clock.now_ms >= until_ms:
             return
         match self.kind:
@@ -96,6 +103,8 @@ class Stranger:
                 self._reencode()
             case FaultKind.FLOOD:
                 self._flood()
+            case FaultKind.DOUBLE:
+                self._double()
             case _:
                 self._claim()
         self.sent += 1
@@ -108,14 +117,21 @@ class Stranger:
     def _pick(self) -> tuple[int, bytes] | None:
         return self._rng.choice(self._memory) if self._memory else None
 
-    def _send_first(self, data: bytes) -> None:
+    def _send_first(self, data: bytes, victim: Process | None = None, *, finish: bool | None = None) -> None:
         """As the first bytes of a stream of its own to somebody."""
         victims = self._victims()
         if victims and data:
-            end = self._wires.open(self, self._rng.choice(victims))
+            end = self._wires.open(self, victim or self._rng.choice(victims))
             self._wires.write(end, data)
-            if self._rng.random() < 0.5:
+            if self._rng.random() < 0.5 if finish is None else finish:
                 self._wires.finish(end)
+
+    def overhear(self, worker: Process, data: bytes) -> None:
+        """An Assign of an honest requester, on its way."""
+        self.assigns.append(data)
+        replays = self.kind is FaultKind.REPLAY and self._clock.now_ms < self._until_ms
+        if replays and worker.life and self._rng.random() < AT_ONCE:
+            self._send_first(data, worker, finish=False)
 
     # --- what was said before ---
 
@@ -160,7 +176,7 @@ class Stranger:
         elif chance < 0.7 and self._victims():
             self._topic.inject(self.place, *self._in_the_name_of_another())
         elif chance < 0.9:
-            self._send_first(self._assign_for_another())
+            self._false_assign()
         else:
             self._send_first(self._rng.choice(GARBAGE))
 
@@ -176,14 +192,41 @@ class Stranger:
             return sign_envelope(request, self._signer, self._net_id), "misattributed"
         return sign_envelope(message, _Mask(node_id, self._signer), self._net_id), "forged"
 
-    def _assign_for_another(self) -> bytes:
+    def _false_assign(self) -> None:
+        """For another worker, for another boot, in another's name, or with a signature that is none."""
         victims = self._victims()
         if len(victims) < 2:
-            return b""
-        victim, other = self._rng.choice(victims), self._rng.choice(victims)
-        signer: Signer = self._signer if self._rng.random() < 0.5 else _Mask(other.node_id, self._signer)
-        boot = victim.boot - 1 if signer is self._signer else victim.boot
-        return prefixed(sign_envelope(self._assign(victim.node_id, boot), signer, self._net_id))
+            return
+        victim, other = self._rng.sample(victims, 2)
+        signer: Signer = self._signer
+        worker, boot, spoil = victim.node_id, victim.boot, False
+        match self._rng.randrange(4):
+            case 0:
+                worker = other.node_id
+            case 1:
+                boot -= 1
+            case 2:
+                signer = _Mask(other.node_id, self._signer)
+            case _:
+                spoil = True
+        data = prefixed(sign_envelope(self._assign(worker, boot), signer, self._net_id))
+        self._send_first(data[:-1] + bytes((data[-1] ^ spoil,)), victim, finish=False)
+
+    # --- twice ---
+
+    def _double(self) -> None:
+        """A good Assign, then the same or the next attempt on another stream, at once or later."""
+        workers = [victim for victim in self._victims() if victim.machine is not None]
+        if not workers:
+            return
+        worker = self._rng.choice(workers)
+        assign = self._assign(worker.node_id, worker.boot)
+        again = replace(assign, attempt=1 + self._rng.randrange(2))
+        for late, said in enumerate((assign, again)):
+            self._assigned(self.node_id, said)
+            data = prefixed(sign_envelope(said, self._signer, self._net_id))
+            delay_ms = late * int(self._rng.random() ** 4 * REPEAT_MS)
+            self._clock.after(delay_ms, self._send_first, data, worker)
 
     def _assign(self, worker: NodeId, boot: int) -> Assign:
         return Assign(

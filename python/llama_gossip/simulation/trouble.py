@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.simulation.faults import STANDING, Fault, FaultKind
-from llama_gossip.simulation.liar import Lie, Liar
+from llama_gossip.simulation.liar import STAYING, Lie, Liar
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import IDLE_MS
 
@@ -28,6 +28,7 @@ FAR_SHARE = 0.2
 MAX_STEP_MS = 40_000
 MAX_SLOWNESS = 60
 MAX_FAILING = 0.4  # share of an engine's jobs
+REPLAY_LONGER_MS = 80_000  # after the heal
 LEAVE_GRACE_MS = 3_000  # from Drain to Goodbye
 
 
@@ -65,10 +66,19 @@ class Trouble:
                     machine.failing = MAX_FAILING * fault.amount
             case FaultKind.LIAR:
                 self._make_liar(fault)
-            case FaultKind.REPLAY | FaultKind.FORGE | FaultKind.REENCODE | FaultKind.FLOOD | FaultKind.CLAIM:
+            case (
+                FaultKind.REPLAY
+                | FaultKind.FORGE
+                | FaultKind.REENCODE
+                | FaultKind.FLOOD
+                | FaultKind.CLAIM
+                | FaultKind.DOUBLE
+            ):
                 for stranger in self._world.strangers:
                     if stranger.kind is fault.kind:
-                        stranger.act(self._world.clock.now_ms + fault.for_ms)
+                        # A replay is at its best when everybody has forgotten.
+                        longer_ms = REPLAY_LONGER_MS if fault.kind is FaultKind.REPLAY else 0
+                        stranger.act(self._world.clock.now_ms + fault.for_ms + longer_ms)
             case _:
                 raise AssertionError(f"{fault.kind} has its moment")
 
@@ -172,7 +182,7 @@ class Trouble:
                 machine.slowness = 2 + round(MAX_SLOWNESS * fault.amount)
                 self._world.clock.after(fault.for_ms, self._mend, worker, worker.life)
             case FaultKind.HANG:
-                machine.hung = True
+                machine.hang()
                 self._world.clock.after(fault.for_ms, self._mend, worker, worker.life)
             case FaultKind.RELOAD:
                 machine.lose_all()
@@ -260,7 +270,7 @@ class Trouble:
             if node.skew_ms:
                 node.skew_ms = 0
                 node.healthy_since_ms = world.clock.now_ms
-            if node.liar is not None:
+            if node.liar is not None and node.liar.lie not in STAYING:
                 self.kill(node, silently=True)
                 node.liar = None  # its next life is honest
                 world.clock.after(IDLE_MS, self._restart, node)

@@ -16,8 +16,14 @@ from zlib import crc32
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
-from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_ASSIGN_BYTES
-from llama_gossip.protocol.messages import Assign, NodeId
+from llama_gossip.protocol.limits import (
+    LENGTH_PREFIX_BYTES,
+    MAX_AGE_MS,
+    MAX_AHEAD_MS,
+    MAX_ASSIGN_BYTES,
+    MAX_TOPIC_BYTES,
+)
+from llama_gossip.protocol.messages import Assign, Kind, NodeId, RequestId
 from llama_gossip.protocol.network import net_id
 from llama_gossip.simulation import faults as fault_draw
 from llama_gossip.simulation import guards, load
@@ -38,10 +44,12 @@ NET_ID = net_id(blake2b(b"the network of the simulation", digest_size=32).digest
 START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
-STRANGER_KINDS = (FaultKind.REPLAY, FaultKind.FORGE, FaultKind.REENCODE, FaultKind.FLOOD, FaultKind.CLAIM)
+STRANGER_KINDS = (FaultKind.REPLAY, FaultKind.FORGE, FaultKind.REENCODE, FaultKind.FLOOD, FaultKind.CLAIM, FaultKind.DOUBLE)
 CODEC_EVERY = 64  # of the items that cross, one is checked for I15
 CANARY_BYTES = load.CANARY.encode()
 OWN_WORDS = ("flood", "claim", "replay")  # may be good: its own, or what was lost on its first way
+FLOOD_BURST, FLOOD_PER_S = 7, 1.05  # Announces of one signer that a node may take
+HUNG_MS = 32_000  # a heartbeat later a hung engine is known to be one
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
 
@@ -93,7 +101,11 @@ class World:
         self.by_id = {node.node_id: node for node in self.nodes}
         self.topic = Topic(self.clock, rng, self.nodes)
         self.oracles = Oracles(
-            failover=scenario.failover, capable=self.capable, disturbed=self.disturbed, lied=self.lied
+            failover=scenario.failover,
+            capable=self.capable,
+            disturbed=self.disturbed,
+            lied=self.lied,
+            late_ms=self.late_ms,
         )
         self.strangers = [
             self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGER_KINDS)
@@ -107,6 +119,9 @@ class World:
         self._evil_before: int | None = None
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
+        self._attempt_ends: dict[tuple[NodeId, RequestId, int], End] = {}
+        self._flood_taken: Counter[tuple[int, int, int]] = Counter()
+        self._newest: dict[tuple[int, int, int], tuple[int, int]] = {}  # of an Announce
         self.trouble = Trouble(self)
 
     def _node(self, place: int, ed25519: bool) -> Process:
@@ -148,6 +163,7 @@ class World:
             topic=self.topic,
             wires=self.wires,
             victims=lambda: [node for node in self.nodes if node.life],
+            assigned=self.oracles.foreign_assign,
         )
 
     # --- one seed ---
@@ -255,12 +271,21 @@ class World:
                 self._write(node, stream, data)
             case ef.Wake(at_ms):
                 node.wake(at_ms)
-            case ef.DeliverTokens() | ef.Finished() | ef.Accepted():
+            case ef.DeliverTokens() | ef.Accepted():
+                self.oracles.told(node.node_id, effect, now_ms)
+            case ef.Finished():
+                self._must_be_let_go(node, effect.request_id, effect.attempt)
+                liar = self.by_id[effect.worker].liar
+                if liar is not None and (effect.request_id, effect.attempt) in liar.spoilt:
+                    self.oracles.blame("I4", now_ms, f"an answer with a lie in it ({liar.lie.value}) was taken")
                 self.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
                 self._bad_news(node, effect.worker)
+                self._must_be_let_go(node, effect.request_id, effect.attempt)
                 self.oracles.told(node.node_id, effect, now_ms)
             case ef.Failed():
+                for key in [key for key in self._attempt_ends if key[1] == effect.request_id]:
+                    self._must_be_let_go(node, effect.request_id, key[2])
                 self.oracles.told(node.node_id, effect, now_ms)
             case ef.Broadcast(data):
                 self.trace = crc32(data, self.trace)
@@ -275,6 +300,8 @@ class World:
             case ef.ResetStream(stream, code):
                 if (end := self._end_of(node, stream)) is not None:
                     self.wires.reset(end, code)
+            case ef.JobAccepted():
+                self._job_accepted(node, effect)
             case ef.StartJob():
                 self._start_job(node, effect)
             case ef.CancelJob(job):
@@ -300,7 +327,11 @@ class World:
         if end is None:
             return
         if end.opener and not end.wrote:
-            self._assigned(node, data)
+            self._assigned(node, end, data)
+        if data[5] == Kind.PROGRESS and not end.opener and node.machine is not None:
+            hung_ms = node.machine.hung_for_ms()
+            if hung_ms > HUNG_MS and node.machine.runs:
+                self.oracles.blame("I5", self.clock.now_ms, f"progress of an engine that hangs for {hung_ms} ms")
         self._items += 1
         if self._items % CODEC_EVERY == 0 and (wrong := guards.reencodes(data[LENGTH_PREFIX_BYTES:])):
             self.oracles.blame("I15", self.clock.now_ms, wrong)
@@ -313,12 +344,14 @@ class World:
         else:
             self.wires.write(end, data)
 
-    def _assigned(self, node: Process, data: bytes) -> None:
+    def _assigned(self, node: Process, end: End, data: bytes) -> None:
         assign = decode_envelope(split_envelope(data[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES))
         assert isinstance(assign, Assign)
         self.oracles.assigned(node.node_id, assign, self.clock.now_ms)
+        self._attempt_ends[node.node_id, assign.request_id, assign.attempt] = end
+        worker = self.by_id[assign.worker]
         for stranger in self.strangers:
-            stranger.assigns.append(data)
+            stranger.overhear(worker, data)
 
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
@@ -336,12 +369,25 @@ class World:
 
         self.wires.dial(node, self.by_id.get(worker), timeout_ms, done)
 
+    def _must_be_let_go(self, node: Process, request_id: RequestId, attempt: int) -> None:
+        """I5: the worker of an attempt that is over hears of it in the same event."""
+        end = self._attempt_ends.pop((node.node_id, request_id, attempt), None)
+        if end is not None and end.number in self.wires.ends and not end.ended and not end.deaf:
+            self.oracles.blame("I5", self.clock.now_ms, f"attempt {attempt} is over and its stream still open")
+
     def _bad_news(self, node: Process, worker: NodeId) -> None:
         target = self.by_id.get(worker)
         if target is not None:
             self.failed_at[node.place, target.place] = self.clock.now_ms
 
     # --- work ---
+
+    def _job_accepted(self, node: Process, job: ef.JobAccepted) -> None:
+        event = node.event
+        if isinstance(event, ev.StreamData) and (end := self.wires.ends.get(event.stream)) is not None:
+            at_the_other_end = end.twin.owner.node_id
+            if at_the_other_end != job.requester:
+                self.oracles.blame("I10", self.clock.now_ms, "a job for one who is not at the other end")
 
     def _start_job(self, node: Process, start: ef.StartJob) -> None:
         machine = node.machine
@@ -389,6 +435,8 @@ class World:
     def heard(self, node: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         data = event.data
         now_ms = self.clock.now_ms
+        if accepted:
+            self._check_time(node, data, evil)
         if evil:
             self._after_evil(node, data, evil, accepted)
         elif accepted:
@@ -398,8 +446,30 @@ class World:
                 signer = self.by_id.get(NodeId(data[5:37]))
                 if signer is not None:
                     self.heard_at[node.place, node.life, signer.place] = now_ms
+                    self._check_order(node, signer)
         if accepted:
             node.accepted.add(data)
+
+    def _check_time(self, node: Process, data: bytes, evil: str) -> None:
+        head = split_envelope(data, MAX_TOPIC_BYTES).head
+        ahead_ms = head.ts - node.now().wall_ms
+        if not -MAX_AGE_MS <= ahead_ms <= MAX_AHEAD_MS:
+            what = f"{node.name} has taken a message {ahead_ms} ms from now"
+            self.oracles.blame("I6", self.clock.now_ms, what)
+        if evil == "flood" and data[2] == 1:
+            key = (node.place, node.life, 0)
+            self._flood_taken[key] += 1
+            if self._flood_taken[key] > FLOOD_BURST + FLOOD_PER_S * self.clock.now_ms / 1_000:
+                self.oracles.blame("I12", self.clock.now_ms, f"{node.name} takes all that a flooder says")
+
+    def _check_order(self, node: Process, signer: Process) -> None:
+        """I6: old news changes nothing, in whatever order it comes."""
+        peer = node.core._roster.get(signer.node_id) if node.core is not None else None
+        key = (node.place, node.life, signer.place)
+        if peer is not None:
+            if peer.order < self._newest.get(key, (0, 0)):
+                self.oracles.blame("I6", self.clock.now_ms, f"{node.name} believes older news of {signer.name}")
+            self._newest[key] = max(peer.order, self._newest.get(key, (0, 0)))
 
     def before_evil(self, node: Process, event: ev.GossipReceived, evil: str) -> None:
         self._evil_before = None
@@ -429,6 +499,9 @@ class World:
         self.trouble.kill(node, silently=False)
 
     # --- who could have served ---
+
+    def late_ms(self, story: Story) -> int:
+        return self.by_id[story.requester].paused_ms
 
     def lied(self, worker: NodeId) -> bool:
         return worker in self.liars
