@@ -11,14 +11,14 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 
 from llama_gossip.errors import UsageError
 from llama_gossip.simulation.mutants import MUTANTS, Mutant
-from llama_gossip.simulation.scenario import Scenario
+from llama_gossip.simulation.scenario import Scenario, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
 _KEPT = frozenset(
@@ -58,7 +58,7 @@ def run(
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:
     with mutated(mutant) as campaign:
-        quiet = importlib.import_module("llama_gossip.simulation.scenario").profile("quiet")
+        quiet = replace(profile("quiet"), cancel_share=0.0, hurried_share=0.0)
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
     fell = {violation.oracle for outcome in results.failing for violation in outcome.violations}

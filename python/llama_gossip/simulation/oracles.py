@@ -52,7 +52,9 @@ class Oracles:
         self.works: dict[tuple[NodeId, int, int], Work] = {}  # (worker, life, job)
         self.foreign: dict[tuple[Key, int], Assign] = {}  # good Assigns of strangers
         self.started: set[tuple[Key, int]] = set()
-        self.tokens_made = 0
+        self.let_go: set[tuple[NodeId, int, int]] = set()
+        self.tokens_made = 0  # by honest workers
+        self.tokens_needed = 0  # of these, what somebody got
         self.foreign_tokens = 0  # for strangers, at most
         self.failovers = 0
         self.attempts = 0
@@ -120,6 +122,8 @@ class Oracles:
         elif tokens.attempt in story.fenced:
             self.blame("I2", now_ms, f"{story.name}: a token of attempt {tokens.attempt}, which has ended")
         story.delivered += len(tokens.texts)
+        if not self._lied(tokens.worker):
+            self.tokens_needed += len(tokens.texts)
         if story.delivered > story.submit.config.max_tokens:
             self.blame("I1", now_ms, f"{story.name}: {story.delivered} tokens, more than were asked for")
         story.texts.extend(tokens.texts)
@@ -222,6 +226,8 @@ class Oracles:
         if (work.key, work.attempt) in self.started:
             self.blame("I10", now_ms, f"attempt {work.attempt} begun twice")
         self.started.add((work.key, work.attempt))
+        if (work.worker, work.life, work.job) in self.let_go:
+            self.blame("I5", now_ms, "work is begun for a requester that is gone")
         if story is None and assign is not None:
             self.foreign_tokens += assign.config.max_tokens
         fenced = story is not None and work.attempt in story.fenced  # on its way since before
@@ -240,6 +246,13 @@ class Oracles:
         if work is not None and work.cancelled_ms is None:
             work.cancelled_ms = now_ms
             self._zombie(work, self.stories.get(work.key), now_ms, "stopped")
+
+    def work_let_go(self, worker: NodeId, life: int, job: int, now_ms: int) -> None:
+        """I5: the requester's side of the stream is over. The engine has been told in the same event."""
+        work = self.works.get((worker, life, job))
+        if work is not None and work.cancelled_ms is None:
+            self.blame("I5", now_ms, "a requester is gone and its work goes on")
+        self.let_go.add((worker, life, job))
 
     def work_ended(self, worker: NodeId, life: int, job: int, now_ms: int) -> None:
         work = self.works.pop((worker, life, job), None)
@@ -287,9 +300,6 @@ class Oracles:
                 self.blame("I11", now_ms, f"{story.name} ended {story.end_ms - healed_ms} ms after the heal")
         for work in self.works.values():
             self.blame("I7", now_ms, f"a slot is held since {work.start_ms} ms, attempt {work.attempt}")
-        if self.tokens_made - self.foreign_tokens > WASTE_SEED * self.needed() + WASTE_SLACK_TOKENS:
-            self.blame("I9", now_ms, f"{self.tokens_made} tokens made, {self.needed()} needed")
-
-    def needed(self) -> int:
-        """Tokens that somebody got."""
-        return sum(story.delivered for story in self.stories.values())
+        made, needed = self.tokens_made - self.foreign_tokens, self.tokens_needed
+        if made > WASTE_SEED * needed + WASTE_SLACK_TOKENS:
+            self.blame("I9", now_ms, f"{made} tokens made, {needed} needed")

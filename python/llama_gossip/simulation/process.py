@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama_gossip.simulation.liar import Liar
     from llama_gossip.simulation.machine import Machine
 
+ENDS = (ev.StreamFinished, ev.StreamReset, ev.StreamStopped, ev.StreamLost)
 BACKLOG = 2_048  # gossip that waits for a stopped process; the rest is lost (Lagged)
 
 
@@ -31,6 +32,7 @@ class Surroundings(Protocol):
     def perform(self, process: Process, effect: ef.Effect) -> None: ...
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None: ...
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None: ...
+    def stream_over(self, process: Process, stream: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
 
 
@@ -148,6 +150,8 @@ class Process:
         if core is None:
             return
         self.event = event
+        if self.liar is not None and isinstance(event, ev.StreamData):
+            self.liar.hear(event.stream, event.data)
         try:
             effects = core.handle(event, self.now())
         except Exception as error:  # noqa: BLE001  # whatever it is, a peer or the user has brought it about
@@ -156,6 +160,8 @@ class Process:
         perform = self._around.perform
         for effect in effects:
             perform(self, effect)
+        if isinstance(event, ENDS) and self.core is core:
+            self._around.stream_over(self, event.stream)
 
     def tell(self, event: ev.Event) -> None:
         """The machine speaks; a stopped process hears it later, as the machine is stopped with it."""

@@ -119,6 +119,7 @@ class World:
         self._evil_before: int | None = None
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
+        self._jobs: dict[tuple[int, int, int], int] = {}  # (place, life, stream) → job
         self._attempt_ends: dict[tuple[NodeId, RequestId, int], End] = {}
         self._flood_taken: Counter[tuple[int, int, int]] = Counter()
         self._newest: dict[tuple[int, int, int], tuple[int, int]] = {}  # of an Announce
@@ -185,7 +186,11 @@ class World:
         self._come_to_rest()
         self._look_into_cores(guards.overfull, "I8")
         self._look_into_cores(guards.unfinished, "I7")
-        self.oracles.tokens_made = sum(node.machine.tokens_made for node in self.nodes if node.machine)
+        self.oracles.tokens_made = sum(
+            node.machine.tokens_made
+            for node in self.nodes
+            if node.machine is not None and node.node_id not in self.liars
+        )
         self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms)
         self._count_messages()
         return self._outcome()
@@ -232,8 +237,8 @@ class World:
             void=sum(story.void for story in stories),
             violations=tuple(self.oracles.violations),
             trace=self.trace,
-            tokens_made=self.oracles.tokens_made,
-            tokens_needed=self.oracles.needed(),
+            tokens_made=max(0, self.oracles.tokens_made - self.oracles.foreign_tokens),
+            tokens_needed=self.oracles.tokens_needed,
             failovers=self.oracles.failovers,
             attempts=self.oracles.attempts,
             broadcasts=self.topic.sent,
@@ -328,10 +333,8 @@ class World:
             return
         if end.opener and not end.wrote:
             self._assigned(node, end, data)
-        if data[5] == Kind.PROGRESS and not end.opener and node.machine is not None:
-            hung_ms = node.machine.hung_for_ms()
-            if hung_ms > HUNG_MS and node.machine.runs:
-                self.oracles.blame("I5", self.clock.now_ms, f"progress of an engine that hangs for {hung_ms} ms")
+        if data[5] == Kind.PROGRESS and not end.opener:
+            self._check_progress(node, stream, data)
         self._items += 1
         if self._items % CODEC_EVERY == 0 and (wrong := guards.reencodes(data[LENGTH_PREFIX_BYTES:])):
             self.oracles.blame("I15", self.clock.now_ms, wrong)
@@ -343,6 +346,15 @@ class World:
                 self.wires.finish(end)
         else:
             self.wires.write(end, data)
+
+    def _check_progress(self, node: Process, stream: int, data: bytes) -> None:
+        """I5: what runs in an engine that hangs is not kept alive by its event loop."""
+        hung_ms = node.machine.hung_for_ms() if node.machine is not None else 0
+        if hung_ms <= HUNG_MS:
+            return
+        work = self.oracles.works.get((node.node_id, node.life, self._jobs[node.place, node.life, stream]))
+        if work is not None and self.clock.now_ms - work.start_ms > HUNG_MS:
+            self.oracles.blame("I5", self.clock.now_ms, f"progress of an engine that hangs for {hung_ms} ms")
 
     def _assigned(self, node: Process, end: End, data: bytes) -> None:
         assign = decode_envelope(split_envelope(data[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES))
@@ -386,8 +398,15 @@ class World:
         event = node.event
         if isinstance(event, ev.StreamData) and (end := self.wires.ends.get(event.stream)) is not None:
             at_the_other_end = end.twin.owner.node_id
+            self._jobs[node.place, node.life, event.stream] = job.job
             if at_the_other_end != job.requester:
                 self.oracles.blame("I10", self.clock.now_ms, "a job for one who is not at the other end")
+
+    def stream_over(self, node: Process, stream: int) -> None:
+        """The other side is gone or has ended its part: nothing is computed for it from this event on."""
+        job = self._jobs.get((node.place, node.life, stream))
+        if job is not None:
+            self.oracles.work_let_go(node.node_id, node.life, job, self.clock.now_ms)
 
     def _start_job(self, node: Process, start: ef.StartJob) -> None:
         machine = node.machine
