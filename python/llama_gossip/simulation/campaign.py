@@ -79,4 +79,5 @@ def command(seed: int, scenario: Scenario, profile: str) -> str:
     """What shows this seed again."""
     faults = ",".join(sorted(scenario.faults)) or "none"
     failover = " --failover" if scenario.failover else ""
-    return f"python -m llama_gossip.simulation --profile {profile} --seed {seed} --requests 1 --faults {faults}{failover}"
+    chosen = f"--profile {profile} --seed {seed} --requests 1 --faults {faults}{failover}"
+    return f"python -m llama_gossip.simulation {chosen}"

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.codec import decode_payload, encode_payload
@@ -70,7 +70,7 @@ class _Walk:
             case _:
                 yield from self._object(value)
 
-    def _mapping(self, value: dict[object, object]) -> Iterator[object]:
+    def _mapping(self, value: dict[Any, Any]) -> Iterator[object]:
         yield len(value)
         for key, element in value.items():
             yield from self.of(key)
@@ -106,9 +106,8 @@ def _attributes(value: object) -> list[tuple[str, object]]:
     named = list(getattr(value, "__dict__", {}).items())
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, slot):
-                named.append((slot, getattr(value, slot)))
+        names = (slots,) if isinstance(slots, str) else slots
+        named.extend((name, getattr(value, name)) for name in names if hasattr(value, name))
     return named
 
 

@@ -1,4 +1,4 @@
-"""History: what happened in one seed, as the oracles judge it. Plain records; nothing here decides anything."""
+"""History: what happened in one seed, as the oracles judge it. Plain records; nothing here decides."""
 
 from __future__ import annotations
 

@@ -15,7 +15,16 @@ from llama_gossip.protocol.codec import decode_payload
 from llama_gossip.protocol.envelope import Signer, Verifier
 from llama_gossip.protocol.frames import FrameWriter, ItemSplitter, open_assign
 from llama_gossip.protocol.limits import MAX_FRAME_BYTES
-from llama_gossip.protocol.messages import Complete, FinishReason, Frame, Kind, Progress, RequestId, Token
+from llama_gossip.protocol.messages import (
+    Complete,
+    FinishReason,
+    Frame,
+    Kind,
+    Phase,
+    Progress,
+    RequestId,
+    Token,
+)
 from llama_gossip.protocol.outer import OuterArray
 
 
@@ -34,9 +43,11 @@ class Lie(Enum):
     ORDER = "order"  # skips a number of its frames
 
 
+ONE_LIE_SHARE = 0.5  # of the liars tell one lie only, the others any
 STAYING = (Lie.BLACK_HOLE, Lie.STALL)  # a network must do with these for ever
 
 
+_PASSING = tuple(lie for lie in Lie if lie not in STAYING)
 Attempted = tuple[RequestId, int]
 
 
@@ -49,7 +60,8 @@ class _Ear:
     writer: FrameWriter | None = None
     attempt: Attempted | None = None
     lied: bool = False
-    silent: bool = False
+    lie: Lie = Lie.BLACK_HOLE
+    beats: bool = False
     finish: bool = False
 
 
@@ -59,6 +71,7 @@ class Liar:
     ) -> None:
         self.lie = lie
         self.lies = 0
+        self.mixed = lie not in STAYING and rng.random() >= ONE_LIE_SHARE
         self.spoilt: set[Attempted] = set()  # what came of these attempts is no answer
         self._rng = rng
         self._signer = signer
@@ -69,7 +82,9 @@ class Liar:
 
     def hear(self, stream: int, data: bytes) -> None:
         """What a requester sends it."""
-        ear = self._ears.setdefault(stream, _Ear())
+        ear = self._ears.get(stream)
+        if ear is None:
+            ear = self._ears[stream] = _Ear(lie=self._rng.choice(_PASSING) if self.mixed else self.lie)
         if ear.writer is not None:
             return
         try:
@@ -88,7 +103,7 @@ class Liar:
             return [data], False
         out: list[bytes] = []
         for item in ear.says.feed(data):
-            if ear.finish or ear.silent or self.lie is Lie.BLACK_HOLE:
+            if ear.finish or ear.lie is Lie.BLACK_HOLE:
                 self.lies += 1
                 continue
             outer = OuterArray(item, elements=3)
@@ -96,16 +111,36 @@ class Liar:
             frame = decode_payload(kind, payload)
             for said in self._twist(ear, frame):  # type: ignore[arg-type]  # a stream carries frames
                 encoded = ear.writer.encode(said)
-                if self.lie is Lie.SIGNATURE and not ear.lied and isinstance(said, Token):
+                if ear.lie is Lie.SIGNATURE and not ear.lied and isinstance(said, Token):
                     self._spoil(ear)
                     encoded = encoded[:-1] + bytes((encoded[-1] ^ 1,))
                 out.append(encoded)
         return out, ear.finish
 
+    def keeps(self, stream: int) -> bool:
+        """It says nothing more there, not even that this is the end."""
+        ear = self._ears.get(stream)
+        return ear is not None and (ear.lie is Lie.BLACK_HOLE or (ear.lied and ear.lie is Lie.STALL))
+
+    def beats(self, stream: int) -> bool:
+        """Whether its heartbeat begins now."""
+        ear = self._ears.get(stream)
+        if ear is None or ear.beats or not (ear.lied and ear.lie is Lie.STALL):
+            return False
+        ear.beats = True
+        return True
+
+    def beat(self, stream: int) -> bytes:
+        writer = self._ears[stream].writer
+        assert writer is not None
+        return writer.encode(Progress(0, Phase.DECODE, 1, 0))
+
     def _twist(self, ear: _Ear, frame: Frame) -> list[Frame]:
         twisted = self._lie(ear, frame) if not ear.lied and self._rng.random() < self._share else None
         if twisted is None:
-            return [frame] if not (ear.lied and self.lie is Lie.STALL and not isinstance(frame, Progress)) else []
+            return (
+                [frame] if not (ear.lied and ear.lie is Lie.STALL and not isinstance(frame, Progress)) else []
+            )
         self._spoil(ear)
         return twisted
 
@@ -117,7 +152,7 @@ class Liar:
 
     def _lie(self, ear: _Ear, frame: Frame) -> list[Frame] | None:
         """None: nothing to lie about yet."""
-        match self.lie, frame:
+        match ear.lie, frame:
             case Lie.STALL, Token():
                 return []
             case Lie.DIGEST, Complete():

@@ -1,4 +1,4 @@
-"""Load: who asks what and when, drawn from the seed. Each prompt carries a canary that no gossip may carry."""
+"""Load: who asks what and when, drawn from the seed. Each prompt has a canary that no gossip may carry."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ class Mutant:
     new: str
     rule: str  # that it takes out
     oracle: str  # expected to fall
+    focus: tuple[str, ...] = ()  # fault kinds under which it shows soonest
 
     def applied(self, source: str) -> str:
         """Raises UsageError when the line is not there, or not once: the core has moved on."""
@@ -31,8 +32,10 @@ class Mutant:
         return source.replace(self.old, self.new)
 
 
-def _mutant(name: str, module: str, old: str, new: str, *, rule: str, oracle: str) -> Mutant:
-    return Mutant(name, f"llama_gossip.protocol.{module}", old, new, rule, oracle)
+def _mutant(
+    name: str, module: str, old: str, new: str, *, rule: str, oracle: str, focus: tuple[str, ...] = ()
+) -> Mutant:
+    return Mutant(name, f"llama_gossip.protocol.{module}", old, new, rule, oracle, focus)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -77,6 +80,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            case How.LOST | How.REFUSED:\n                pass",
         rule="what the worker still sends of an attempt that is over is refused",
         oracle="I5",
+        focus=("liar",),
     ),
     # --- the lease ---
     _mutant(
@@ -110,6 +114,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         rule="a hung model is not kept alive by its event loop",
         oracle="I5",
+        focus=("hang", "double"),
     ),
     # --- no work without an Assign ---
     _mutant(
@@ -279,6 +284,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._soon(_GREET, 0)\n",
         rule="never two Announces within half a second",
         oracle="I12",
+        focus=("split",),
     ),
     # --- the answer ---
     _mutant(
@@ -288,6 +294,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if False:\n",
         rule="tokens are released in order, each once",
         oracle="I1",
+        focus=("liar",),
     ),
     _mutant(
         "max_tokens",
@@ -296,6 +303,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         rule="no more tokens than were asked for",
         oracle="I1",
+        focus=("liar",),
     ),
     _mutant(
         "digest",
@@ -304,6 +312,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         rule="an answer has the digest of its text",
         oracle="I4",
+        focus=("liar",),
     ),
     _mutant(
         "total",
@@ -312,16 +321,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         rule="an answer has as many tokens as it says",
         oracle="I4",
+        focus=("liar",),
     ),
     _mutant(
         "short",
         "attempt",
-        "        if frame.total_tokens > self.received:\n"
-        '            return Ended(How.SHORT, f"announced {frame.total_tokens} tokens, {self.received} came")\n'
-        "        if frame.total_tokens != self.received or frame.completion_tokens != self.received:",
-        "        if frame.total_tokens < self.received:",
+        "        if frame.text_digest != self._digest.digest():",
+        "        if frame.total_tokens <= self.received and frame.text_digest != self._digest.digest():",
         rule="never a truncated success",
         oracle="I4",
+        focus=("liar",),
     ),
     _mutant(
         "cancelled_answer",
@@ -330,6 +339,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         rule="what somebody cancelled is no answer",
         oracle="I4",
+        focus=("liar",),
     ),
     _mutant(
         "frame_signature",
@@ -338,6 +348,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if False and not self._verify(\n",
         rule="every frame is signed",
         oracle="I4",
+        focus=("liar",),
     ),
     _mutant(
         "frame_order",
@@ -346,6 +357,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if False:\n",
         rule="frames are numbered without gaps",
         oracle="I4",
+        focus=("liar",),
     ),
     # --- it ends ---
     _mutant(
@@ -355,6 +367,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        pass",
         rule="a worker that does not answer is left",
         oracle="I11",
+        focus=("liar",),
     ),
     _mutant(
         "advance_timer",
@@ -363,11 +376,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        pass",
         rule="a worker that makes no headway is left",
         oracle="I11",
+        focus=("liar",),
     ),
     _mutant(
         "deadline",
         "requester",
-        '        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)\n        self._next(request)',
+        '        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)\n'
+        "        self._next(request)",
         "        self._next(request)",
         rule="a request ends at its deadline",
         oracle="I11",
@@ -387,5 +402,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "        pass",
         rule="a refused requester waits for as long as it was told",
         oracle="I12",
+        focus=("reload",),
     ),
 )

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from llama_gossip.errors import UsageError
 from llama_gossip.simulation.mutants import MUTANTS, Mutant
-from llama_gossip.simulation.scenario import Scenario, profile
+from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
 _KEPT = frozenset(
@@ -41,7 +41,8 @@ class Verdict:
         fell = ",".join(self.oracles) or "-"
         state = "killed  " if self.killed else "SURVIVES"
         note = "" if self.counts else "  (fails without faults too)"
-        return f"{state} {self.name:<28} {fell:<12} expected {self.expected:<4} {self.requests:>7} requests{note}"
+        fall = f"{fell:<12} expected {self.expected:<4}"
+        return f"{state} {self.name:<28} {fall} {self.requests:>7} requests{note}"
 
 
 def run(
@@ -61,6 +62,8 @@ def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int)
         quiet = replace(profile("quiet"), cancel_share=0.0, hurried_share=0.0)
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
+        if mutant.focus and not results.failing:
+            results = campaign.run(first_seed, requests, _focused(scenario, mutant), stop_at_first=True)
     fell = {violation.oracle for outcome in results.failing for violation in outcome.violations}
     return Verdict(
         name=mutant.name,
@@ -70,6 +73,11 @@ def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int)
         expected=mutant.oracle,
         counts=not healthy.failing and healthy.failed == 0,
     )
+
+
+def _focused(scenario: Scenario, mutant: Mutant) -> Scenario:
+    """Only the faults under which its lack shows, all of them on, and time for it."""
+    return replace(scenario, faults=kinds_of(list(mutant.focus)), share=1.0, patient_share=0.5)
 
 
 @contextmanager

@@ -30,7 +30,9 @@ LIVE_MS = 25_000  # a worker announces anew within 18 s; whoever is well for lon
 AFTER_HEAL_MS = 120_000  # every request has ended by then, long before the default deadline
 WELL_BEFORE_MS = 60_000  # a deadline nearer than this is the user's own hurry
 
-Capable = Callable[[Story, int], str]  # (request, now) → the name of a worker that could have served it, or ""
+Capable = Callable[
+    [Story, int], str
+]  # (request, now) → the name of a worker that could have served it, or ""
 Disturbed = Callable[[Work, Story | None, int], int]  # since when on: extra ms, or -1 for an undisturbed path
 
 
@@ -55,7 +57,6 @@ class Oracles:
         self.let_go: set[tuple[NodeId, int, int]] = set()
         self.tokens_made = 0  # by honest workers
         self.tokens_needed = 0  # of these, what somebody got
-        self.foreign_tokens = 0  # for strangers, at most
         self.failovers = 0
         self.attempts = 0
         self._failover = failover
@@ -176,7 +177,9 @@ class Oracles:
         worker = self._capable(story, now_ms)
         if worker:
             trail = "; ".join(f"{node.hex()[:6]} {number} {why}" for node, number, why in end.trail[-4:])
-            what = f"failed ({end.code}: {end.message}) after {story.delivered} tokens though {worker} was well"
+            what = (
+                f"failed ({end.code}: {end.message}) after {story.delivered} tokens though {worker} was well"
+            )
             self.blame("I11", now_ms, f"{story.name}: {what} [{trail}]")
 
     def _excused(self, story: Story, end: ef.Failed, now_ms: int) -> bool:
@@ -199,7 +202,9 @@ class Oracles:
             return
         self.attempts += 1
         if assign.attempt <= max(story.assigns, default=0):
-            self.blame("I2", now_ms, f"{story.name}: attempt {assign.attempt} is not higher than those before")
+            self.blame(
+                "I2", now_ms, f"{story.name}: attempt {assign.attempt} is not higher than those before"
+            )
         for attempt in story.assigns.keys() - story.fenced.keys():
             self.blame("I5", now_ms, f"{story.name}: assigned anew while attempt {attempt} is live")
             story.fenced[attempt] = now_ms
@@ -228,8 +233,6 @@ class Oracles:
         self.started.add((work.key, work.attempt))
         if (work.worker, work.life, work.job) in self.let_go:
             self.blame("I5", now_ms, "work is begun for a requester that is gone")
-        if story is None and assign is not None:
-            self.foreign_tokens += assign.config.max_tokens
         fenced = story is not None and work.attempt in story.fenced  # on its way since before
         for other in self.works.values():
             if other.key == work.key and (other.attempt == work.attempt or not fenced):
@@ -300,6 +303,6 @@ class Oracles:
                 self.blame("I11", now_ms, f"{story.name} ended {story.end_ms - healed_ms} ms after the heal")
         for work in self.works.values():
             self.blame("I7", now_ms, f"a slot is held since {work.start_ms} ms, attempt {work.attempt}")
-        made, needed = self.tokens_made - self.foreign_tokens, self.tokens_needed
+        made, needed = self.tokens_made, self.tokens_needed
         if made > WASTE_SEED * needed + WASTE_SLACK_TOKENS:
             self.blame("I9", now_ms, f"{made} tokens made, {needed} needed")

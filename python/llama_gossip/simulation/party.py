@@ -1,4 +1,4 @@
-"""Party: whoever has a place on the simulated network, a node with a core or a stranger with bad intentions."""
+"""Party: whoever has a place on the simulated network: a node with a core, or a stranger without one."""
 
 from __future__ import annotations
 

@@ -43,7 +43,14 @@ from llama_gossip.simulation.wires import Wires
 MEMORY = 400  # envelopes that it keeps for later
 REPEAT_MS = 40_000  # a repeated Assign comes up to so much later
 AT_ONCE = 0.1  # of the Assigns that it sees go into a race with the real one
-GARBAGE = (b"\0\0\0\x40a part", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\5hello", b"GET / HTTP/1.1\r\n\r\n", b"")
+GARBAGE = (
+    b"\0\0\0\x40a part",
+    b"\0\0\0\0",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\5hello",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"",
+)
 
 
 class Stranger:

@@ -65,7 +65,11 @@ class Topic:
         if not member.life or rng.random() < self.loss or self._cut_off(place, member.place):
             self.lost += 1
             return
-        if self.lagging and self.lagging.get(member.place, 0) > self._clock.now_ms and rng.random() < LAG_LOSS:
+        if (
+            self.lagging
+            and self.lagging.get(member.place, 0) > self._clock.now_ms
+            and rng.random() < LAG_LOSS
+        ):
             self.lost += 1
             return
         copies = 2 if self.duplicates and rng.random() < self.duplicates else 1

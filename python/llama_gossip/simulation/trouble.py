@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.simulation.faults import STANDING, Fault, FaultKind
-from llama_gossip.simulation.liar import STAYING, Lie, Liar
+from llama_gossip.simulation.liar import STAYING, Liar, Lie
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import IDLE_MS
 
@@ -86,7 +86,9 @@ class Trouble:
         rng = random.Random(fault.amount)
         for node in self._world.nodes:
             far = rng.random() < FAR_SHARE
-            node.skew_ms = rng.randint(-FAR_SKEW_MS, FAR_SKEW_MS) if far else rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)
+            node.skew_ms = (
+                rng.randint(-FAR_SKEW_MS, FAR_SKEW_MS) if far else rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)
+            )
 
     def _make_liar(self, fault: Fault) -> None:
         """The last worker never lies: somebody has to be there."""

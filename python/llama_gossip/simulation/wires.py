@@ -42,16 +42,16 @@ class Wires:
     def __init__(self, clock: Clock, rng: random.Random, places: int, *, base_ms: tuple[int, int]) -> None:
         self._clock = clock
         self._rng = rng
-        self.base_ms = {
-            (a, b): rng.randint(*base_ms) for a in range(places) for b in range(a, places)
-        }
+        self.base_ms = {(a, b): rng.randint(*base_ms) for a in range(places) for b in range(a, places)}
         self.blocked: dict[Path, int] = {}  # until
         self.clogged: dict[Path, tuple[int, int]] = {}  # (until, extra)
         self.unreachable: dict[int, int] = {}  # place → until: dials to it fail
         self.cut_chunks = False
         self.ends: dict[int, End] = {}
         self._numbers = 0
-        self.disturbed: dict[Path, int] = {}  # (low, high) → the last moment when the path was not as it should
+        self.disturbed: dict[
+            Path, int
+        ] = {}  # (low, high) → the last moment when the path was not as it should
         self.lost_streams = 0
         self.late_writes = 0
 
