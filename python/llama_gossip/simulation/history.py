@@ -40,6 +40,8 @@ class Story:
     end: ef.Finished | ef.Failed | None = None
     end_ms: int = 0
     cancelled: bool = False  # by its user
+    calm: bool = False  # asked when nothing has been wrong for long
+    tainted: bool = False  # a liar has made some of its tokens
     void: bool = False  # its requester's process is gone
 
     @property

@@ -21,6 +21,7 @@ class Ask:
     who: float  # 0 ≤ … < 1: which of those who can ask
     submit: ev.Submit
     cancel_after_ms: int | None
+    calm: bool  # long after the heal
 
 
 def draw(rng: random.Random, scenario: Scenario, *, start_ms: int, late_ms: int) -> tuple[list[Ask], int]:
@@ -56,7 +57,7 @@ def _ask(rng: random.Random, scenario: Scenario, at_ms: int, *, calm: bool) -> A
         model_digest=WEIGHTS if rng.random() < 0.1 else None,
     )
     cancelled = not calm and rng.random() < scenario.cancel_share
-    return Ask(at_ms, rng.random(), submit, rng.randrange(3_000) if cancelled else None)
+    return Ask(at_ms, rng.random(), submit, rng.randrange(3_000) if cancelled else None, calm)
 
 
 def _deadline_ms(rng: random.Random, scenario: Scenario, calm: bool) -> int | None:

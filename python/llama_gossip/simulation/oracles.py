@@ -123,7 +123,9 @@ class Oracles:
         elif tokens.attempt in story.fenced:
             self.blame("I2", now_ms, f"{story.name}: a token of attempt {tokens.attempt}, which has ended")
         story.delivered += len(tokens.texts)
-        if not self._lied(tokens.worker):
+        if self._lied(tokens.worker):
+            story.tainted = True
+        else:
             self.tokens_needed += len(tokens.texts)
         if story.delivered > story.submit.config.max_tokens:
             self.blame("I1", now_ms, f"{story.name}: {story.delivered} tokens, more than were asked for")
@@ -163,7 +165,7 @@ class Oracles:
             self.blame("I4", now_ms, f"{story.name}: the digest is not that of the text")
         if story.submit.model_digest is not None and end.model_digest != story.submit.model_digest:
             self.blame("I4", now_ms, f"{story.name}: other weights than were asked for")
-        if text != story.whole.text:
+        if text != story.whole.text and not (story.tainted and self._failover):
             self.blame("I16", now_ms, f"{story.name}: another text than without faults")
 
     def _failed(self, story: Story, end: ef.Failed, now_ms: int) -> None:
@@ -174,7 +176,7 @@ class Oracles:
             return
         if self._excused(story, end, now_ms):
             return
-        worker = self._capable(story, now_ms)
+        worker = self._capable(story, now_ms) or ("everybody" if story.calm else "")
         if worker:
             trail = "; ".join(f"{node.hex()[:6]} {number} {why}" for node, number, why in end.trail[-4:])
             what = (
@@ -188,6 +190,8 @@ class Oracles:
             return deadline_ms < WELL_BEFORE_MS
         if end.code == "digest":
             return any(self._lied(assign.worker) for assign in story.assigns.values())
+        if end.code == "bad_request" and story.tainted:
+            return True  # nobody continues what a liar has made up
         if story.fruitless >= MAX_STRIKES or story.accepted >= MAX_ATTEMPTS:
             return True
         return story.delivered > 0 and not self._failover
@@ -242,6 +246,9 @@ class Oracles:
                     continue
                 self.blame("I5", now_ms, f"attempts {other.attempt} and {work.attempt} are made at once")
         self.works[work.worker, work.life, work.job] = work
+        resume = None if assign is None else assign.resume
+        if story and resume and not (story.tainted or story.whole.continues(resume)):
+            self.blame("I16", now_ms, f"{story.name}: continues what is not its beginning")
         self._zombie(work, story, now_ms, "begun")
 
     def work_cancelled(self, worker: NodeId, life: int, job: int, now_ms: int) -> None:

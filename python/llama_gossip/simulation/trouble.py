@@ -239,20 +239,23 @@ class Trouble:
             self._world.wires.forgotten(node)
 
     def _leave(self, node: Process, fault: Fault) -> None:
-        if node.life:
+        if node.life and not node.paused and not node.leaving:
             node.healthy_since_ms = self._world.clock.now_ms
             node.leaving = True
             node.feed(ev.Drain("by the simulation"))
             self._world.clock.after(LEAVE_GRACE_MS, self._goodbye, node, node.life, fault.for_ms)
 
     def _goodbye(self, node: Process, life: int, away_ms: int) -> None:
-        if node.life == life and not node.paused:
+        if node.life == life and node.paused:
+            self._world.clock.after(LEAVE_GRACE_MS, self._goodbye, node, life, away_ms)
+        elif node.life == life:
             self._world.oracles.left(node.node_id)
             node.feed(ev.Goodbye("by the simulation"))
             self._world.clock.after(200, self._gone, node, life, away_ms)
 
     def _gone(self, node: Process, life: int, away_ms: int) -> None:
         if node.life == life:
+            node.resume()
             self.kill(node, silently=False)
             self._world.clock.after(away_ms, self._restart, node)
 

@@ -241,6 +241,7 @@ class World:
             return
         node = alive[int(ask.who * len(alive))]
         story = self.oracles.submitted(node.node_id, ask.submit, self.clock.now_ms)
+        story.calm = ask.calm
         if ask.cancel_after_ms is not None:
             self.clock.after(ask.cancel_after_ms, self._cancel, node, node.life, story)
         node.feed(ask.submit)
