@@ -20,6 +20,7 @@ NET_ID = bytes(32)
 def core(name: bytes) -> Core:
     signer = HashSigner(blake2b(name, digest_size=32).digest())
     made = Core(signer=signer, net_id=NET_ID, boot=1, node_name="n", rng=random.Random(1), verify=verify_hash)
+    made.handle(ev.Tick(), NOW)  # it knows what time it is
     return made
 
 

@@ -19,6 +19,7 @@ from llama_gossip.simulation.mutants import MUTANTS, Mutant
 from llama_gossip.simulation.scenario import PROFILES, kinds_of
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+COMMAND = (sys.executable, "-m", "llama_gossip.simulation")
 QUICK = ("fence", "lease", "replay_window", "slot_release", "boot_check", "digest")
 
 
@@ -75,8 +76,17 @@ def test_a_failing_seed_shrinks_to_the_faults_that_it_needs() -> None:
 
 def test_the_command_counts_the_killed_and_names_the_survivors() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "llama_gossip.simulation", "--mutants", "--json", "--requests", "300"]
-        + ["--profile", "quiet", "--only", "digest,fence"],
+        [
+            *COMMAND,
+            "--mutants",
+            "--json",
+            "--requests",
+            "300",
+            "--profile",
+            "quiet",
+            "--only",
+            "digest,fence",
+        ],
         capture_output=True,
         text=True,
     )

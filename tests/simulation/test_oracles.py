@@ -264,9 +264,7 @@ def test_every_oracle_of_the_history_has_a_history_that_breaks_it() -> None:
 @pytest.mark.parametrize(
     "told",
     [
-        pytest.param(
-            lambda: Told(capable="w").assign().tokens(0, 1).failed(), id="no failover, after tokens"
-        ),
+        pytest.param(lambda: Told(capable="w").assign().tokens(0, 1).failed(), id="no failover"),
         pytest.param(lambda: Told(capable="w", lied=True).assign().failed("digest"), id="a lying worker"),
         pytest.param(lambda: Told().assign().failed(), id="nobody who could"),
     ],

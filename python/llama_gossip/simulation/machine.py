@@ -29,7 +29,7 @@ class Run:
     job: int
     answer: WholeAnswer
     index: int  # of the next token
-    counted: bool  # for an honest requester
+    counted: Callable[[], bool]  # somebody honest is there to get it; the lease bounds the rest
     fail_at: int | None = None
     ended: bool = False
 
@@ -54,7 +54,7 @@ class Machine:
         self.hung = False
         self._hung_at_ms = 0
         self.failing = 0.0  # share of the jobs that fail
-        self.tokens_made = 0  # for honest requesters
+        self.tokens_made = 0  # for honest requesters that live
         self.runs: dict[int, Run] = {}
         self.on_end: Callable[[int], None] = lambda job: None
         self._clock = clock
@@ -69,7 +69,7 @@ class Machine:
         speed = self.step_tokens * 1_000 / self.step_ms
         return Capacity("simulation", "cpu", (offer,), self.slots, 0, 0, 0, speed, 1 << 30)
 
-    def start(self, job: ef.StartJob, *, counted: bool) -> None:
+    def start(self, job: ef.StartJob, *, counted: Callable[[], bool]) -> None:
         answer = answer_to(job.prompt, job.config.seed, job.config.max_tokens)
         resume = job.resume
         run = Run(job.job, answer, 0 if resume is None else resume.from_index, counted)
@@ -156,7 +156,7 @@ class Machine:
             self._done(run)
             return
         run.index = end = min(index + self.step_tokens, len(answer.texts))
-        if run.counted:
+        if run.counted():
             self.tokens_made += end - index
         self._tell(ev.EngineTokens(run.job, index, answer.ids[index:end], answer.texts[index:end]))
         if end >= len(answer.texts) and run.fail_at is None:

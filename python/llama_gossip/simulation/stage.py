@@ -164,7 +164,8 @@ class Stage:
         if machine is None:
             self._blame("I10", f"{node.name} has no engine and starts a job")
             return
-        machine.start(start, counted=start.requester in self._world.by_id)
+        story = self._world.oracles.stories.get((start.requester, start.request_id))
+        machine.start(start, counted=lambda: story is not None and not story.void)
         requester = self._world.by_id.get(start.requester)
         work = Work(
             worker=node.node_id,

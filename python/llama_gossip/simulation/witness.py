@@ -168,8 +168,9 @@ class Witness:
 
     def broken(self, node: Process, event: ev.Event, error: Exception) -> None:
         """The core has raised: no peer and no engine may bring that about."""
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(event).__name__} raised {error!r} in {where.name}, line {where.lineno}"
+        where = traceback.extract_tb(error.__traceback__)[-1:]
+        place = f" in {where[0].name}, line {where[0].lineno}" if where else ""
+        what = f"{type(event).__name__} raised {error!r}{place}"
         self._blame("I15", f"{node.name}: {what}")
         self._world.trouble.kill(node, silently=False)
 
