@@ -110,15 +110,15 @@ class Witness:
     def heard(self, node: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         data = event.data
         now_ms = self._world.clock.now_ms
-        if accepted:
-            self._check_time(node, data, evil)
+        signer = self._world.by_id.get(NodeId(data[5:37]))  # behind version, kind and the key's header
+        if accepted and (evil or node.skew_ms or signer is None or signer.skew_ms):
+            self._check_time(node, data, evil)  # elsewhere nothing is old or of the future
         if evil:
             self._after_evil(node, data, evil, accepted)
         elif accepted:
             if data in node.accepted:
                 self._blame("I6", f"{node.name} has taken the same message twice")
             if data[2] == Kind.ANNOUNCE:
-                signer = self._world.by_id.get(NodeId(data[5:37]))
                 if signer is not None:
                     self.heard_at[node.place, node.life, signer.place] = now_ms
                     self._check_order(node, signer)
