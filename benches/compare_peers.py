@@ -109,6 +109,7 @@ async def compare(join: list[str], requests: int, tokens: int) -> list[Row]:
         await asyncio.sleep(SETTLE_S)
         workers = [peer for peer in node.peers() if peer.state == "ready" and peer.models]
         for peer in workers:
+            print(f"asking {peer.name} {requests} times …", file=sys.stderr)
             start_s = time.perf_counter()
             taken = [await sample(node, peer, IN_TURN, tokens) for _ in range(requests)]
             rows.append(row_of(peer, IN_TURN, taken, time.perf_counter() - start_s))
@@ -118,6 +119,7 @@ async def compare(join: list[str], requests: int, tokens: int) -> list[Row]:
             taken = await asyncio.gather(*(sample(node, peer, AT_ONCE, tokens) for _ in range(requests)))
             return row_of(peer, AT_ONCE, list(taken), time.perf_counter() - start_s)
 
+        print("asking all at once …", file=sys.stderr)
         rows += await asyncio.gather(*(several(peer) for peer in workers))
     return rows
 
@@ -130,9 +132,9 @@ def show(rows: list[Row]) -> None:
         "answers",
         "failed",
         "tok/s",
-        "tok/s in all",
-        "first token p50 / p95 ms",
-        "inter-token p50 / p95 ms",
+        "all tok/s",
+        "first token p50/p95 ms",
+        "inter-token p50/p95 ms",
     ):
         table.add_column(title, justify="left" if title in ("peer", "phase") else "right")
     for row in rows:
@@ -160,7 +162,10 @@ def plot(rows: list[Row], file: Path) -> None:
     labels = {row.peer: f"{row.name}\n{row.peer[:8]}" for row in rows}
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for panel, field, title in zip(
-        panels, ("total_tokens_per_s", "first_token_ms_p50"), ("tokens/s", "first token p50, ms"), strict=True
+        panels,
+        ("total_tokens_per_s", "first_token_ms_p50"),
+        ("tokens/s, all answers together", "first token p50, ms"),
+        strict=True,
     ):
         for offset, phase in enumerate((IN_TURN, AT_ONCE)):
             heights = {row.peer: getattr(row, field) for row in rows if row.phase == phase}

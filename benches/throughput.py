@@ -28,7 +28,7 @@ from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.frames import FrameWriter
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, Token
 from llama_gossip.transport import native_versions
-from workers import Worker, bench_home, cli_workers, timed_worker
+from workers import Worker, bench_home, cli_workers, timed_worker, until_ready
 
 MODEL = "smollm2-135m"
 PROMPT = "Write a long story about a fox who learns to read."
@@ -153,9 +153,9 @@ def wire_bytes_per_token(ids: Sequence[int], texts: Sequence[str]) -> float:
 
 async def closed_loop(workers: int, seconds: float) -> float:
     """Tokens/s over the middle 80 % of a run with IN_FLIGHT requests a worker; the node picks the workers."""
-    with cli_workers(f"paced:{PACE_MS}", workers):
+    with cli_workers(f"paced:{PACE_MS}", workers) as started:
         async with InferenceNode.open() as node:
-            await until_ready(node, workers)
+            await until_ready(node, [worker.node_id for worker in started])
             arrived: list[float] = []
             start_s = time.perf_counter()
 
@@ -167,14 +167,6 @@ async def closed_loop(workers: int, seconds: float) -> float:
             await asyncio.gather(*(one_client() for _ in range(IN_FLIGHT * workers)))
     begin, end = start_s + 0.1 * seconds, start_s + 0.9 * seconds
     return sum(begin <= at < end for at in arrived) / (end - begin)
-
-
-async def until_ready(node: InferenceNode, workers: int) -> None:
-    for _ in range(200):
-        if sum(peer.state == "ready" for peer in node.peers()) >= workers:
-            return
-        await asyncio.sleep(0.05)
-    raise RuntimeError(f"{workers} workers were started, but only {node.peers()} were seen within 10 s")
 
 
 async def measure(plan: Plan) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_gossip import InferenceNode
 
 STOP_S = 15
 
@@ -65,14 +69,18 @@ class Worker:
             self.process.communicate()
 
 
+def start_worker(model: str, **environment: str) -> Worker:
+    """One more, ready; whoever starts it stops it."""
+    return Worker([sys.executable, "-m", "llama_gossip", "worker", "--json", "--model", model], environment)
+
+
 @contextmanager
 def cli_workers(model: str, count: int, **environment: str) -> Iterator[list[Worker]]:
     """`count` workers serving `model`, started by `llama-gossip worker`."""
-    command = [sys.executable, "-m", "llama_gossip", "worker", "--json", "--model", model]
     with ExitStack() as stack:
         workers = []
         for _ in range(count):
-            worker = Worker(command, environment)
+            worker = start_worker(model, **environment)
             stack.callback(worker.stop)
             workers.append(worker)
         yield workers
@@ -87,3 +95,13 @@ def timed_worker(model: str) -> Iterator[Worker]:
         yield worker
     finally:
         worker.stop()
+
+
+async def until_ready(node: InferenceNode, workers: Collection[str]) -> None:
+    """Until `node` has seen these workers ready."""
+    for _ in range(200):
+        ready = {peer.node_id for peer in node.peers() if peer.state == "ready"}
+        if ready.issuperset(workers):
+            return
+        await asyncio.sleep(0.05)
+    raise RuntimeError(f"{len(workers)} workers were started, but only {node.peers()} were seen within 10 s")

@@ -61,18 +61,13 @@ impl Book {
         }
         let entry =
             entries.entry(node).or_insert_with(|| Entry { addresses: Vec::new(), touched: Instant::now() });
-        let mut merged = addresses.to_vec();
-        if keep {
-            merged.extend_from_slice(&entry.addresses);
-        }
-        let mut seen = Vec::with_capacity(MAX_ADDRESSES);
-        merged.retain(|address| {
-            !seen.contains(address) && {
-                seen.push(*address);
-                true
+        let known = if keep { &entry.addresses[..] } else { &[] };
+        let mut merged = Vec::with_capacity(MAX_ADDRESSES);
+        for address in addresses.iter().chain(known) {
+            if merged.len() < MAX_ADDRESSES && !merged.contains(address) {
+                merged.push(*address);
             }
-        });
-        merged.truncate(MAX_ADDRESSES);
+        }
         entry.touched = Instant::now();
         if entry.addresses != merged {
             entry.addresses = merged;

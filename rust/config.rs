@@ -5,7 +5,13 @@ use std::{net::SocketAddr, path::PathBuf};
 use bytes::Bytes;
 use iroh::EndpointId;
 use iroh_gossip::net::GOSSIP_ALPN;
-use pyo3::{Borrowed, buffer::PyBuffer, exceptions::PyTypeError, prelude::*, types::PyBytes};
+use pyo3::{
+    Borrowed,
+    buffer::PyBuffer,
+    exceptions::PyTypeError,
+    prelude::*,
+    types::{PyBytes, PyString},
+};
 
 use crate::error::Error;
 
@@ -39,6 +45,19 @@ impl<'py> FromPyObject<'_, 'py> for Data {
     }
 }
 
+/// Text from a peer or a user. Lone surrogates, which Python allows in a str, become U+FFFD: what is
+/// no address or no ticket then is one no more than before, and says so in its own error.
+#[derive(Debug)]
+pub struct Text(pub String);
+
+impl<'py> FromPyObject<'_, 'py> for Text {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Text(object.cast::<PyString>()?.to_string_lossy().into_owned()))
+    }
+}
+
 impl Data {
     pub fn array<const N: usize>(&self, name: &str) -> Result<[u8; N], Error> {
         <[u8; N]>::try_from(&self.0[..])
@@ -52,7 +71,7 @@ impl Data {
 }
 
 /// A node with its addresses, as Python lists them.
-pub type NamedPeer = (Data, Vec<String>);
+pub type NamedPeer = (Data, Vec<Text>);
 
 /// An address within reach of this version (`host`): loopback with a port. Everything else that a
 /// peer may claim is ignored, so that nothing ever tries to leave the host.
@@ -61,8 +80,8 @@ pub fn reachable(address: &str) -> Option<SocketAddr> {
     (address.ip().is_loopback() && address.port() != 0).then_some(address)
 }
 
-pub fn reachable_all(addresses: &[String]) -> Vec<SocketAddr> {
-    addresses.iter().filter_map(|address| reachable(address)).collect()
+pub fn reachable_all(addresses: &[Text]) -> Vec<SocketAddr> {
+    addresses.iter().filter_map(|address| reachable(&address.0)).collect()
 }
 
 pub fn peers(name: &str, peers: &[NamedPeer]) -> Result<Vec<(EndpointId, Vec<SocketAddr>)>, Error> {

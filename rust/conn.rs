@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use crate::{
     error::Failure,
     peers::CODE_BUSY,
     runtime::lock,
-    stream::{self, Opened},
+    streams::{self, Opened},
 };
 
 /// PROTOCOL §2: open streams before and after a connection's first valid Assign.
@@ -46,14 +46,15 @@ const IDLE_DIAL: Duration = Duration::from_secs(60);
 /// What all strangers of a node share.
 #[derive(Debug, Default)]
 pub struct Strangers {
-    connections: Mutex<Vec<Arc<Conn>>>,
+    /// Weak, or the two would hold each other for ever.
+    connections: Mutex<Vec<Weak<Conn>>>,
     bytes: Mutex<i64>,
     wake: Notify,
 }
 
 #[derive(Debug)]
 struct Account {
-    /// Bytes handed to the application and not yet given back.
+    /// Bytes handed to the application and not yet given back, and the cost of the events that wait.
     unread: i64,
     trusted: bool,
 }
@@ -88,6 +89,12 @@ impl Conn {
             credit: core.settings.connection_credit as i64,
             strangers: core.strangers.clone(),
         })
+    }
+
+    /// Alive, or gone and leaving behind streams that the application has not taken yet: who comes and
+    /// goes must not get more of a busy node than who stays.
+    fn takes_a_place(&self) -> bool {
+        self.quic.close_reason().is_none() || self.open.load(Ordering::Relaxed) > 0
     }
 
     pub fn is_trusted(&self) -> bool {
@@ -134,7 +141,7 @@ impl Conn {
         account.trusted = true;
         *lock(&self.strangers.bytes) -= account.unread;
         drop(account);
-        lock(&self.strangers.connections).retain(|other| other.quic.stable_id() != self.quic.stable_id());
+        lock(&self.strangers.connections).retain(|other| !std::ptr::eq(other.as_ptr(), self));
         self.permits.add_permits(STREAMS_TRUSTED - STREAMS_UNTRUSTED);
         self.quic.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_TRUSTED as u32));
         self.quic.set_receive_window(WINDOW_TRUSTED);
@@ -147,27 +154,17 @@ impl Strangers {
     /// Takes in a stranger; when the house is full, the oldest without an open stream makes room.
     fn admit(&self, conn: &Arc<Conn>) -> bool {
         let mut connections = lock(&self.connections);
-        connections.retain(|other| other.quic.close_reason().is_none());
+        connections.retain(|other| other.upgrade().is_some_and(|other| other.takes_a_place()));
         if connections.len() >= MAX_STRANGERS {
-            let idle = connections.iter().position(|other| other.open.load(Ordering::Relaxed) == 0);
-            match idle {
-                Some(idle) => connections.remove(idle).quic.close(CODE_BUSY, b"busy"),
-                None => return false,
+            let open =
+                |other: &Weak<Conn>| other.upgrade().map_or(0, |other| other.open.load(Ordering::Relaxed));
+            let Some(idle) = connections.iter().position(|other| open(other) == 0) else { return false };
+            if let Some(idle) = connections.remove(idle).upgrade() {
+                idle.quic.close(CODE_BUSY, b"busy");
             }
         }
-        connections.push(conn.clone());
+        connections.push(Arc::downgrade(conn));
         true
-    }
-
-    fn leave(&self, conn: &Conn) {
-        lock(&self.connections).retain(|other| other.quic.stable_id() != conn.quic.stable_id());
-        let mut account = lock(&conn.account);
-        if !account.trusted {
-            // Streams that are still being read pay back to nobody from here on.
-            account.trusted = true;
-            *lock(&self.bytes) -= account.unread;
-            self.wake.notify_waiters();
-        }
     }
 }
 
@@ -185,7 +182,6 @@ impl ProtocolHandler for StreamProtocol {
             return Ok(());
         }
         core.cancel.run_until_cancelled(accept_streams(core, &conn)).await;
-        core.strangers.leave(&conn);
         Ok(())
     }
 }
@@ -194,7 +190,7 @@ async fn accept_streams(core: &Arc<Core>, conn: &Arc<Conn>) {
     loop {
         let Ok(permit) = conn.permits.clone().acquire_owned().await else { return };
         match conn.quic.accept_bi().await {
-            Ok((send, recv)) => stream::accepted(core, conn, permit, send, recv),
+            Ok((send, recv)) => streams::accepted(core, conn, permit, send, recv),
             Err(_) => return,
         }
     }
@@ -250,12 +246,12 @@ pub async fn open(core: &Arc<Core>, peer: EndpointId, timeout: Duration) -> Resu
     let attempt = async {
         let conn = core.dials.get(core, peer).await?;
         match conn.quic.open_bi().await {
-            Ok((send, recv)) => Ok(stream::opened(core, &conn, send, recv)),
+            Ok((send, recv)) => Ok(streams::opened(core, &conn, send, recv)),
             Err(_) => {
                 // The cached connection died unseen: one fresh dial tells what is the matter.
                 let conn = core.dials.get(core, peer).await?;
                 let (send, recv) = conn.quic.open_bi().await?;
-                Ok(stream::opened(core, &conn, send, recv))
+                Ok(streams::opened(core, &conn, send, recv))
             }
         }
     };

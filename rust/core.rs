@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -33,7 +33,7 @@ use crate::{
     gossip::{self, Topic},
     peers::{Hook, Peers},
     runtime::lock,
-    stream::Streams,
+    streams::Streams,
 };
 
 /// NATIVE §0.2, protocol constants: a dead peer is noticed after 10 to 12 s, an 8 s cut survives.
@@ -58,6 +58,14 @@ struct Bound {
     addresses: Vec<SocketAddr>,
 }
 
+/// Our rendezvous entry.
+#[derive(Debug, Default)]
+struct Publication {
+    path: Option<PathBuf>,
+    /// The node closes: whoever was about to write the entry must not.
+    withdrawn: bool,
+}
+
 #[derive(Debug)]
 pub struct Core {
     pub id: EndpointId,
@@ -76,7 +84,7 @@ pub struct Core {
     next_op: AtomicU64,
     bound: SetOnce<Result<Bound, Failure>>,
     router: Mutex<Option<Router>>,
-    published: Mutex<Option<PathBuf>>,
+    publication: Mutex<Publication>,
     closing: Mutex<Option<u64>>,
     closed: SetOnce<()>,
 }
@@ -100,7 +108,7 @@ impl Core {
             next_op: AtomicU64::new(0),
             bound: SetOnce::new(),
             router: Mutex::default(),
-            published: Mutex::default(),
+            publication: Mutex::default(),
             closing: Mutex::default(),
             closed: SetOnce::new(),
             settings,
@@ -130,15 +138,19 @@ impl Core {
         let (core, work) = (self.clone(), work(op));
         self.runtime.spawn(self.operations.track_future(async move {
             // A task of its own, so that even a panic ends as an event.
-            let work = core.runtime.spawn(work);
-            let abort = work.abort_handle();
-            let outcome = match core.cancel.run_until_cancelled(work).await {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(error)) => Err(Failure::new("lost", format!("internal error: {error}"))),
+            let mut work = core.runtime.spawn(work);
+            let ended = match core.cancel.run_until_cancelled(&mut work).await {
+                Some(ended) => ended,
                 None => {
-                    abort.abort();
-                    Err(Failure::closed())
+                    work.abort();
+                    // Awaited all the same: it may have ended, and even reported itself, just now.
+                    work.await
                 }
+            };
+            let outcome = match ended {
+                Ok(outcome) => outcome,
+                Err(error) if error.is_cancelled() => Err(Failure::closed()),
+                Err(error) => Err(Failure::new("lost", format!("internal error: {error}"))),
             };
             match outcome {
                 Ok(None) => {}
@@ -156,10 +168,19 @@ impl Core {
         let core = self.clone();
         self.operation(|_| async move {
             // A second task: bind is short, and an endpoint must not be dropped half-way by `close`.
-            let outcome = bind(&core, key).await;
+            let inner = core.clone();
+            let binding = core.runtime.spawn(async move {
+                let outcome = bind(&inner, key).await;
+                if inner.cancel.is_cancelled() {
+                    // A `close` that had no time to wait for us.
+                    inner.say_goodbye().await;
+                }
+                outcome
+            });
+            let outcome = binding.await.unwrap_or_else(|error| Err(Failure::new("bind", error.to_string())));
             let result = outcome.as_ref().map(|bound| OpResult::Addresses(bound.addresses.clone()));
             let result = result.map(Some).map_err(Failure::clone);
-            // Set only here, so the cell is empty.
+            // Set only here, so the cell is empty. The last thing: who waits for it may cancel us.
             let _ = core.bound.set(outcome);
             result
         });
@@ -185,8 +206,30 @@ impl Core {
         }
     }
 
-    pub fn set_published(&self, path: PathBuf) {
-        *lock(&self.published) = Some(path);
+    /// Writes our rendezvous entry, unless it has been withdrawn.
+    pub fn publish(&self, path: &Path, write: impl FnOnce()) {
+        let mut publication = lock(&self.publication);
+        if !publication.withdrawn {
+            publication.path = Some(path.to_owned());
+            write();
+        }
+    }
+
+    fn withdraw(&self) {
+        let mut publication = lock(&self.publication);
+        publication.withdrawn = true;
+        if let Some(path) = publication.path.take() {
+            discovery::withdraw(self, &path);
+        }
+    }
+
+    /// Ends the endpoint and all that runs on it; once, whoever comes first.
+    async fn say_goodbye(&self) {
+        let router = lock(&self.router).take();
+        if let Some(router) = router {
+            // Fails only when the router's task panicked; then there is nobody to say goodbye to.
+            let _ = router.shutdown().await;
+        }
     }
 
     /// Closes once; later calls get the operation of the first.
@@ -270,7 +313,7 @@ async fn bind(core: &Arc<Core>, key: SecretKey) -> Result<Bound, Failure> {
 
 /// Says goodbye as far as the time allows, then ends everything.
 async fn shut_down(core: &Arc<Core>, deadline: Instant, flush: Duration) {
-    let bound = timeout_at(deadline, core.bound.wait()).await.is_ok();
+    let _ = timeout_at(deadline, core.bound.wait()).await;
     let flushed = deadline.min(Instant::now() + flush);
     while core.streams.finishing() > 0 && Instant::now() < flushed {
         sleep(FLUSH_POLL).await;
@@ -280,20 +323,12 @@ async fn shut_down(core: &Arc<Core>, deadline: Instant, flush: Duration) {
     }
     core.peers.close_streams(b"node closed");
     core.cancel.cancel();
-    let published = lock(&core.published).take();
-    if let Some(path) = published {
-        discovery::withdraw(core, &path);
-    }
+    core.withdraw();
     core.operations.close();
     // A bind that is stuck holds its operation; the others end with the cancellation.
     let _ = timeout_at(deadline, core.operations.wait()).await;
-    let router = lock(&core.router).take();
-    if let (true, Some(router)) = (bound, router) {
-        // A task of its own: what outlasts the wait still ends in order, only later.
-        let goodbye = core.runtime.spawn(async move {
-            // Fails only when the router's task panicked; then there is nobody to say goodbye to.
-            let _ = router.shutdown().await;
-        });
-        let _ = timeout_at(deadline.min(Instant::now() + GOODBYE), goodbye).await;
-    }
+    // A task of its own: what outlasts the wait still ends in order, only later.
+    let shared = core.clone();
+    let goodbye = core.runtime.spawn(async move { shared.say_goodbye().await });
+    let _ = timeout_at(deadline.min(Instant::now() + GOODBYE), goodbye).await;
 }

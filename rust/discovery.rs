@@ -111,7 +111,9 @@ impl Entry {
         // Not through a link, and not from a pipe that would never answer.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-        if !file.metadata().ok()?.is_file() {
+        let metadata = file.metadata().ok()?;
+        // SAFETY: no arguments, cannot fail.
+        if !metadata.is_file() || metadata.uid() != unsafe { libc::geteuid() } {
             return None;
         }
         let mut text = String::new();
@@ -141,7 +143,7 @@ fn scan(folder: &Path, topic: &TopicId) -> HashMap<EndpointId, Entry> {
         };
         let path = folder.join(name);
         let Some(entry) = Entry::read(&path) else { continue };
-        if !name.ends_with(&data_encoding::HEXLOWER.encode(entry.node.as_bytes())) {
+        if path != file_of(folder, topic, &entry.node) {
             continue;
         }
         if is_alive(&entry) {
@@ -184,9 +186,10 @@ pub async fn watch(core: Arc<Core>, topic: TopicId) {
         // with our key is replaced once: two such processes must not fight over the file for ever.
         let entry = found.remove(&core.id);
         if entry.is_none() || (first && entry.as_ref() != Some(&own)) {
-            core.set_published(path.clone());
-            // A full disk or a removed folder: tried again at the next tick.
-            let _ = prepare(&folder).map(|()| own.write(&path));
+            core.publish(&path, || {
+                // A full disk or a removed folder: tried again at the next tick.
+                let _ = prepare(&folder).map(|()| own.write(&path));
+            });
         }
         first = false;
         for (node, entry) in &found {

@@ -195,6 +195,9 @@ impl Queue {
     /// Counts gossip that was lost before it came here.
     pub fn add_lag(&self, count: u64) {
         let mut state = lock(&self.state);
+        if state.ended {
+            return;
+        }
         state.lag += count;
         state.lag_total += count;
         self.notify(state);

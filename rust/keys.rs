@@ -4,7 +4,7 @@ use iroh::{EndpointId, SecretKey, Signature};
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
-    config::Data,
+    config::{Data, NamedPeer, Text},
     error::Error,
     events::to_strings,
     ticket::{Peer, Ticket},
@@ -38,29 +38,29 @@ pub fn verify(node_id: Data, message: Data, signature: Data) -> bool {
 
 /// One line `lg1…`: version, network secret, display name, peers with addresses, checksum.
 #[pyfunction]
-#[pyo3(signature = (secret, peers, network=""))]
-pub fn encode_ticket(secret: Data, peers: Vec<(Data, Vec<String>)>, network: &str) -> PyResult<String> {
+#[pyo3(signature = (secret, peers, network=Text(String::new())), text_signature = "(secret, peers, network='')")]
+pub fn encode_ticket(secret: Data, peers: Vec<NamedPeer>, network: Text) -> PyResult<String> {
     let peers = peers
         .iter()
         .map(|(id, addresses)| {
             let addresses = addresses
                 .iter()
-                .map(|address| {
+                .map(|Text(address)| {
                     address.parse().map_err(|_| Error::Config(format!("peers: {address:?} is no ip:port")))
                 })
                 .collect::<Result<_, _>>()?;
             Ok((id.node_id("peers")?, addresses))
         })
         .collect::<Result<Vec<Peer>, Error>>()?;
-    Ok(Ticket { secret: secret.array("secret")?, network: network.to_owned(), peers }.encode()?)
+    Ok(Ticket { secret: secret.array("secret")?, network: network.0, peers }.encode()?)
 }
 
 type Decoded<'py> = (Bound<'py, PyBytes>, Vec<(Bound<'py, PyBytes>, Vec<String>)>, String);
 
 /// (secret, peers, network) of a ticket; white space around it is ignored.
 #[pyfunction]
-pub fn decode_ticket<'py>(py: Python<'py>, text: &str) -> PyResult<Decoded<'py>> {
-    let ticket = Ticket::decode(text)?;
+pub fn decode_ticket<'py>(py: Python<'py>, text: Text) -> PyResult<Decoded<'py>> {
+    let ticket = Ticket::decode(&text.0)?;
     let peers = ticket
         .peers
         .iter()

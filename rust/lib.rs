@@ -8,7 +8,8 @@
 //! | `node` | the Python class, verbs that never wait |
 //! | `core` | the inside of a node: bind, tasks, close |
 //! | `gossip`, `maintainer` | the topic behind a guard, and what keeps it joined |
-//! | `conn`, `stream`, `stream_io` | connections with limits, streams with credit, their two tasks |
+//! | `conn`, `streams` | connections with limits, the table of streams |
+//! | `stream`, `stream_io` | a stream with credit, its two tasks |
 //! | `peers`, `book`, `discovery` | the handshake hook, the address book, the rendezvous directory |
 //! | `events`, `wake` | the queue to Python and its descriptor |
 //! | `config`, `ticket`, `keys` | arguments, tickets, signatures |
@@ -29,6 +30,7 @@ mod peers;
 mod runtime;
 mod stream;
 mod stream_io;
+mod streams;
 mod ticket;
 mod wake;
 

@@ -12,7 +12,7 @@ use pyo3::{
 };
 
 use crate::{
-    config::{self, Data, NamedPeer, Settings},
+    config::{self, Data, NamedPeer, Settings, Text},
     conn,
     core::Core,
     discovery,
@@ -115,12 +115,17 @@ impl Node {
     /// Takes up to max_events waiting events, oldest first. Never blocks. [] after EVENT_CLOSED.
     #[pyo3(signature = (max_events=256))]
     fn drain<'py>(&self, py: Python<'py>, max_events: usize) -> PyResult<Bound<'py, PyList>> {
-        let events = self.core()?.queue.drain(max_events);
+        let core = self.core()?;
+        let events = core.queue.drain(max_events);
         let tuples: Vec<Bound<'py, PyTuple>> =
             events.iter().map(|event| event.to_tuple(py)).collect::<PyResult<_>>()?;
         for event in &events {
-            if let Event::Finished(stream) | Event::Reset(stream, _) | Event::Lost(stream, _) = event {
-                stream.settle();
+            match event {
+                Event::Data(stream, _) => stream.delivered(),
+                Event::Finished(stream) | Event::Reset(stream, _) | Event::Lost(stream, _) => {
+                    core.streams.settle(stream);
+                }
+                _ => {}
             }
         }
         PyList::new(py, tuples)
@@ -154,7 +159,7 @@ impl Node {
     }
 
     /// Adds to the address book (addresses outside the reach are ignored).
-    fn add_addresses(&self, node_id: Data, addresses: Vec<String>) -> PyResult<()> {
+    fn add_addresses(&self, node_id: Data, addresses: Vec<Text>) -> PyResult<()> {
         let node = node_id.node_id("node_id")?;
         self.core()?.book.add(node, &config::reachable_all(&addresses));
         Ok(())

@@ -144,10 +144,7 @@ impl Peers {
     /// Live connections; forgets the dead ones.
     pub fn count(&self) -> usize {
         let mut tracked = lock(&self.tracked);
-        tracked.retain(|_, connections| {
-            connections.retain(|tracked| tracked.live().is_some());
-            !connections.is_empty()
-        });
+        forget_dead(&mut tracked);
         tracked.values().map(Vec::len).sum()
     }
 
@@ -158,6 +155,9 @@ impl Peers {
 
     fn admit(&self, connection: &Connection) -> AfterHandshakeOutcome {
         let node = connection.remote_id();
+        // Locked before the list is asked: `set_allowlist` then either finds this connection in the
+        // table or was there before us.
+        let mut tracked = lock(&self.tracked);
         if !self.is_allowed(&node) {
             return self.refuse(CODE_NOT_ALLOWED, b"not allowed");
         }
@@ -166,15 +166,12 @@ impl Peers {
         if gossip && inbound && !self.gossip_open.load(Ordering::Relaxed) {
             return AfterHandshakeOutcome::Reject { error_code: CODE_BUSY, reason: b"not joined".to_vec() };
         }
-        let mut tracked = lock(&self.tracked);
+        if inbound {
+            // Anybody may come under a new name each time, so the dead are forgotten here.
+            forget_dead(&mut tracked);
+        }
         if gossip && inbound {
-            let count: usize = tracked
-                .values_mut()
-                .map(|connections| {
-                    connections.retain(|tracked| tracked.live().is_some());
-                    connections.iter().filter(|tracked| tracked.gossip).count()
-                })
-                .sum();
+            let count = tracked.values().flatten().filter(|tracked| tracked.gossip).count();
             if count >= MAX_GOSSIP_CONNECTIONS {
                 return self.refuse(CODE_BUSY, b"busy");
             }
@@ -205,6 +202,13 @@ impl Peers {
         connections.retain(|tracked| tracked.live().is_some());
         AfterHandshakeOutcome::Accept
     }
+}
+
+fn forget_dead(tracked: &mut HashMap<EndpointId, Vec<Tracked>>) {
+    tracked.retain(|_, connections| {
+        connections.retain(|tracked| tracked.live().is_some());
+        !connections.is_empty()
+    });
 }
 
 /// What the endpoint owns; never the endpoint itself, which would be a cycle.

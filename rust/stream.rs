@@ -1,28 +1,17 @@
 //! Bi-streams as Python sees them: verbs that never block, and the state the two tasks share.
 //!
-//! Each stream has a writer and a reader task (`stream_io.rs`). A stream leaves the table when both
-//! of its sides have ended; its credit is settled when the application has taken its last event.
+//! Each stream has a writer and a reader task (`stream_io.rs`). Its credit is settled when the
+//! application has taken its last event.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::VecDeque,
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use bytes::Bytes;
-use iroh::endpoint::{RecvStream, SendStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::{
-    conn::Conn,
-    core::Core,
-    error::Error,
-    events::Event,
-    runtime::lock,
-    stream_io::{self, Sender},
-};
+use crate::{conn::Conn, core::Core, error::Error, runtime::lock};
 
 /// The largest single write: a first frame of 1 MiB + 4 KiB with room to spare.
 pub const MAX_WRITE_BYTES: usize = (1 << 20) + (64 << 10);
@@ -30,6 +19,9 @@ pub const MAX_WRITE_BYTES: usize = (1 << 20) + (64 << 10);
 const HIGH_WATER: usize = 256 << 10;
 /// Who writes on in spite of False is refused here, so that memory stays bounded.
 const MAX_BUFFERED: usize = 4 * MAX_WRITE_BYTES;
+/// What one waiting data event costs beside its bytes, charged while it waits: a peer that sends
+/// single bytes would otherwise buy a hundred times its credit in memory.
+const EVENT_COST: u64 = 256;
 
 #[derive(Debug, Default)]
 struct State {
@@ -44,6 +36,8 @@ struct State {
     lost: bool,
     /// Handed to the application and not yet given back.
     unread: u64,
+    /// The cost of data events that wait in the queue.
+    overhead: u64,
     /// The application wants no more data, or has taken the last event: credit is settled.
     muted: bool,
 }
@@ -73,10 +67,10 @@ pub enum Step {
 }
 
 impl Stream {
-    fn new(core: &Core, conn: &Arc<Conn>, permit: Option<OwnedSemaphorePermit>) -> Arc<Self> {
+    pub fn new(core: &Core, conn: &Arc<Conn>, permit: Option<OwnedSemaphorePermit>) -> Arc<Self> {
         conn.open.fetch_add(1, Ordering::Relaxed);
         Arc::new(Stream {
-            id: core.streams.next_id.fetch_add(1, Ordering::Relaxed) + 1,
+            id: core.streams.next_id(),
             conn: conn.clone(),
             credit: core.settings.stream_credit as u64,
             state: Mutex::default(),
@@ -89,7 +83,7 @@ impl Stream {
 
     // --- the application's side ---
 
-    fn write(&self, data: Bytes) -> Result<bool, Error> {
+    pub fn write(&self, data: Bytes) -> Result<bool, Error> {
         let mut state = lock(&self.state);
         if state.out_ended || state.finish || state.reset.is_some() {
             return Err(Error::UnknownStream(self.id));
@@ -110,12 +104,12 @@ impl Stream {
         Ok(room)
     }
 
-    fn finish(&self) {
+    pub fn finish(&self) {
         lock(&self.state).finish = true;
         self.out_wake.notify_one();
     }
 
-    fn reset(&self, code: u64) {
+    pub fn reset(&self, code: u64) {
         let mut state = lock(&self.state);
         if state.out_ended {
             return;
@@ -128,13 +122,13 @@ impl Stream {
         self.reset_wake.notify_one();
     }
 
-    fn stop(&self, code: u64) {
+    pub fn stop(&self, code: u64) {
         lock(&self.state).stop.get_or_insert(code);
         self.settle();
         self.in_wake.notify_one();
     }
 
-    fn consumed(&self, count: u64) {
+    pub fn consumed(&self, count: u64) {
         let mut state = lock(&self.state);
         if state.muted {
             return;
@@ -150,9 +144,19 @@ impl Stream {
     pub fn settle(&self) {
         let mut state = lock(&self.state);
         state.muted = true;
-        let unread = std::mem::take(&mut state.unread);
+        let owed = std::mem::take(&mut state.unread) + std::mem::take(&mut state.overhead);
         drop(state);
-        self.conn.release(unread);
+        self.conn.release(owed);
+    }
+
+    /// A data event has left the queue.
+    pub fn delivered(&self) {
+        let mut state = lock(&self.state);
+        let cost = state.overhead.min(EVENT_COST);
+        state.overhead -= cost;
+        drop(state);
+        self.conn.release(cost);
+        self.in_wake.notify_one();
     }
 
     pub fn is_muted(&self) -> bool {
@@ -190,12 +194,15 @@ impl Stream {
 
     /// How much may be read now: 0 = wait for credit.
     pub fn room(&self) -> usize {
-        let unread = lock(&self.state).unread;
+        let owed = {
+            let state = lock(&self.state);
+            state.unread + state.overhead
+        };
         if !self.conn.has_room() {
             return 0;
         }
         let chunk = if self.conn.is_trusted() { 64 << 10 } else { 16 << 10 };
-        self.credit.saturating_sub(unread).min(chunk) as usize
+        self.credit.saturating_sub(owed).min(chunk) as usize
     }
 
     /// Counts data handed to the application; false if it wants no more.
@@ -205,29 +212,39 @@ impl Stream {
             return false;
         }
         state.unread += count;
-        self.conn.charge(count);
+        state.overhead += EVENT_COST;
+        self.conn.charge(count + EVENT_COST);
         true
     }
 
-    /// Ends one side. True when this was the last, so that the stream leaves the table.
-    fn end(&self, out: bool) -> bool {
+    pub fn end(&self, out: bool) {
         let mut state = lock(&self.state);
-        let before = state.out_ended && state.in_ended;
         if out {
             state.out_ended = true;
             state.out.clear();
         } else {
             state.in_ended = true;
         }
-        !before && state.out_ended && state.in_ended
+    }
+
+    /// Both sides have ended and the application knows it.
+    pub fn is_over(&self) -> bool {
+        let state = lock(&self.state);
+        state.out_ended && state.in_ended && state.muted
     }
 
     pub fn in_ended(&self) -> bool {
         lock(&self.state).in_ended
     }
 
+    /// Finished, and not all of it acknowledged yet.
+    pub fn is_finishing(&self) -> bool {
+        let state = lock(&self.state);
+        state.finish && !state.out_ended && state.reset.is_none()
+    }
+
     /// True for the first who learns that the connection is gone.
-    fn lose(&self) -> bool {
+    pub fn lose(&self) -> bool {
         let mut state = lock(&self.state);
         let ended = state.out_ended && state.in_ended;
         let first = !state.lost && !ended;
@@ -240,137 +257,5 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.settle();
         self.conn.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The open streams of a node.
-#[derive(Debug, Default)]
-pub struct Streams {
-    table: Mutex<HashMap<u64, Arc<Stream>>>,
-    next_id: AtomicU64,
-    pub bytes_sent: AtomicU64,
-    pub bytes_received: AtomicU64,
-}
-
-impl Streams {
-    fn get(&self, id: u64) -> Option<Arc<Stream>> {
-        lock(&self.table).get(&id).cloned()
-    }
-
-    fn insert(&self, stream: &Arc<Stream>) {
-        lock(&self.table).insert(stream.id, stream.clone());
-    }
-
-    pub fn len(&self) -> usize {
-        lock(&self.table).len()
-    }
-
-    pub fn end_out(&self, stream: &Stream) {
-        if stream.end(true) {
-            lock(&self.table).remove(&stream.id);
-        }
-    }
-
-    pub fn end_in(&self, stream: &Stream) {
-        if stream.end(false) {
-            lock(&self.table).remove(&stream.id);
-        }
-    }
-
-    /// The connection is gone: both sides end, and the application hears of it once.
-    pub fn lost(&self, core: &Core, stream: &Arc<Stream>, reason: String) {
-        let first = stream.lose();
-        self.end_out(stream);
-        self.end_in(stream);
-        if first {
-            core.queue.push(Event::Lost(stream.clone(), reason));
-        }
-    }
-
-    pub fn write(&self, id: u64, data: Bytes) -> Result<bool, Error> {
-        self.get(id).ok_or(Error::UnknownStream(id))?.write(data)
-    }
-
-    pub fn finish(&self, id: u64) {
-        if let Some(stream) = self.get(id) {
-            stream.finish();
-        }
-    }
-
-    pub fn reset(&self, id: u64, code: u64) {
-        if let Some(stream) = self.get(id) {
-            stream.reset(code);
-        }
-    }
-
-    pub fn stop(&self, id: u64, code: u64) {
-        if let Some(stream) = self.get(id) {
-            stream.stop(code);
-        }
-    }
-
-    pub fn consumed(&self, id: u64, count: u64) {
-        if let Some(stream) = self.get(id) {
-            stream.consumed(count);
-        }
-    }
-
-    pub fn trust(&self, id: u64) {
-        if let Some(stream) = self.get(id) {
-            stream.conn.trust();
-        }
-    }
-
-    /// Streams whose finished side is still on its way.
-    pub fn finishing(&self) -> usize {
-        lock(&self.table)
-            .values()
-            .filter(|stream| {
-                let state = lock(&stream.state);
-                state.finish && !state.out_ended && state.reset.is_none()
-            })
-            .count()
-    }
-}
-
-/// A stream that we opened. Its tasks start with [`start`], after the operation has been reported.
-pub fn opened(core: &Arc<Core>, conn: &Arc<Conn>, send: SendStream, recv: RecvStream) -> Opened {
-    let stream = Stream::new(core, conn, None);
-    core.streams.insert(&stream);
-    Opened { stream, send: Sender::new(send), recv }
-}
-
-/// The halves of an opened stream that nobody reads or writes yet.
-pub struct Opened {
-    pub stream: Arc<Stream>,
-    send: Sender,
-    recv: RecvStream,
-}
-
-impl Opened {
-    pub fn start(self, core: &Arc<Core>) {
-        core.spawn(stream_io::write(core.clone(), self.stream.clone(), self.send));
-        core.spawn(stream_io::read(core.clone(), self.stream, self.recv, None));
-    }
-}
-
-/// A stream that a peer opened. The application hears of it with its first bytes, not before.
-pub fn accepted(
-    core: &Arc<Core>,
-    conn: &Arc<Conn>,
-    permit: OwnedSemaphorePermit,
-    send: SendStream,
-    recv: RecvStream,
-) {
-    let stream = Stream::new(core, conn, Some(permit));
-    core.spawn(stream_io::read(core.clone(), stream, recv, Some(send)));
-}
-
-impl Streams {
-    /// Makes an accepted stream known, just before its first data.
-    pub fn announce(&self, core: &Arc<Core>, stream: &Arc<Stream>, send: Sender) {
-        self.insert(stream);
-        core.queue.push(Event::Accepted(stream.clone()));
-        core.spawn(stream_io::write(core.clone(), stream.clone(), send));
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use iroh::endpoint::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use tokio::time::{Instant, sleep_until};
 
@@ -126,8 +127,8 @@ async fn write_all(core: &Core, stream: &Arc<Stream>, send: &mut Sender) -> End 
 }
 
 /// `send` is given for accepted streams: the first bytes announce the stream and start its writer.
-pub async fn read(core: Arc<Core>, stream: Arc<Stream>, mut recv: RecvStream, send: Option<SendStream>) {
-    let mut unannounced = send.map(Sender::new);
+pub async fn read(core: Arc<Core>, stream: Arc<Stream>, mut recv: RecvStream, send: Option<Sender>) {
+    let mut unannounced = send;
     let outcome =
         core.cancel.run_until_cancelled(read_all(&core, &stream, &mut recv, &mut unannounced)).await;
     if let Some(mut sender) = unannounced {
@@ -177,6 +178,7 @@ async fn read_all(
                 () = conn => {}
                 () = strangers => {}
                 () = sleep_until(deadline), if unannounced.is_some() => return None,
+                _ = stream.conn.quic.closed(), if unannounced.is_some() => return None,
                 reset = recv.received_reset(), if resettable => match reset {
                     Ok(Some(code)) => return Some(Event::Reset(stream.clone(), code.into_inner())),
                     _ => resettable = false,
@@ -196,7 +198,8 @@ async fn read_all(
                 }
                 core.streams.bytes_received.fetch_add(data.len() as u64, Ordering::Relaxed);
                 if stream.charge(data.len() as u64) {
-                    core.queue.push(Event::Data(stream.clone(), data));
+                    // A copy: the chunk is a slice of the received datagrams and would keep them all.
+                    core.queue.push(Event::Data(stream.clone(), Bytes::copy_from_slice(&data)));
                 }
             }
             Ok(None) => return Some(Event::Finished(stream.clone())),

@@ -96,7 +96,7 @@ impl Ticket {
         if encoded.len() > MAX_TEXT {
             return Err(TicketDefect::Malformed);
         }
-        let data = decode_base32(&encoded.to_ascii_uppercase())?;
+        let (data, canonical) = decode_base32(&encoded.to_ascii_uppercase())?;
         let Some((length, rest)) = data.split_first_chunk::<2>() else {
             return Err(TicketDefect::Truncated);
         };
@@ -108,24 +108,29 @@ impl Ticket {
         if sum.len() > CHECKSUM_LEN {
             return Err(TicketDefect::Malformed);
         }
-        if sum != checksum(body) {
+        if sum != checksum(body) || !canonical {
             return Err(TicketDefect::Checksum);
         }
         Reader(body).ticket()
     }
 }
 
-/// A half character at the end is what cutting off leaves; any other fault is a foreign sign.
-fn decode_base32(text: &str) -> Result<Vec<u8>, TicketDefect> {
-    BASE32_NOPAD.decode(text.as_bytes()).or_else(|error| match (error.kind, text.get(..text.len() - 1)) {
+/// The bytes, and whether this is how they are written. A half character at the end is what cutting
+/// off leaves; any other fault is a foreign sign.
+fn decode_base32(text: &str) -> Result<(Vec<u8>, bool), TicketDefect> {
+    let error = match BASE32_NOPAD.decode(text.as_bytes()) {
+        Ok(data) => return Ok((data, true)),
+        Err(error) => error,
+    };
+    match (error.kind, text.split_at_checked(text.len().saturating_sub(1))) {
         (DecodeKind::Length, _) => Err(TicketDefect::Truncated),
         // Left-over bits: cut within a byte, which the length then tells, or a wrong last letter.
-        // Left-over bits: cut within a byte, which the length tells, or a wrong letter, which the sum tells.
-        (DecodeKind::Trailing, Some(start)) => {
-            BASE32_NOPAD.decode(format!("{start}A").as_bytes()).map_err(|_| TicketDefect::Malformed)
+        (DecodeKind::Trailing, Some((start, _))) => {
+            let data = BASE32_NOPAD.decode(format!("{start}A").as_bytes());
+            data.map(|data| (data, false)).map_err(|_| TicketDefect::Malformed)
         }
         _ => Err(TicketDefect::Malformed),
-    })
+    }
 }
 
 /// Takes a body apart; whatever is missing or left over is malformed.

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from llama_gossip import generation as generation_module
 from llama_gossip.errors import (
     Cancelled,
     LlamaGossipError,
@@ -20,6 +21,8 @@ from llama_gossip.errors import (
 from llama_gossip.generation import Conversation, Generation, error_of
 from llama_gossip.protocol import effects
 from llama_gossip.protocol.messages import FinishReason, NodeId, RequestId
+from llama_gossip.protocol.resumption import ResumeClass
+from llama_gossip.protocol.transcript import Verdict, verify_transcript
 
 ID = RequestId(b"r" * 16)
 WORKER = NodeId(b"w" * 32)
@@ -31,11 +34,12 @@ class Asked:
     def __init__(self) -> None:
         self.taken: list[RequestId] = []
         self.cancelled: list[tuple[RequestId, str]] = []
+        self.record = b""
         self.conversation = Conversation(ID, self._take)
 
     def _take(self, request_id: RequestId) -> bytes:
         self.taken.append(request_id)
-        return b""
+        return self.record
 
     def generation(self) -> Generation:
         return Generation(self.conversation, lambda request_id, why: self.cancelled.append((request_id, why)))
@@ -189,3 +193,47 @@ def test_one_that_outlives_its_loop_or_never_had_one_dies_in_silence() -> None:
         asked.generation()  # there is no loop here
     gc.collect()
     assert asked.cancelled == []
+
+
+async def test_the_answer_names_its_weakest_seam_and_lists_them_all() -> None:
+    asked = Asked()
+    generation = asked.generation()
+    asked.tokens(0, "a")
+    other = NodeId(b"v" * 32)
+    for attempt, held in ((2, ResumeClass.EXACT), (3, ResumeClass.TEXT), (4, ResumeClass.IDS)):
+        asked.conversation.handle(effects.FailedOver(ID, attempt, WORKER, other, 1, 20, held, "broke"))
+    asked.finish(1)
+    assert (await generation.complete()).resume == "text"
+    assert [seam.resume for seam in generation.failovers] == ["exact", "text", "ids"]
+    first = generation.failovers[0]
+    assert (first.from_worker, first.to_worker, first.gap_ms) == (WORKER.hex(), other.hex(), 20.0)
+
+
+async def test_an_answer_without_a_seam_names_none() -> None:
+    asked = Asked()
+    generation = asked.generation()
+    asked.tokens(0, "a")
+    asked.finish(1)
+    assert (await generation.complete()).resume is None
+    assert generation.failovers == []
+
+
+async def test_a_long_transcript_is_checked_without_holding_up_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def checked(transcript: bytes) -> Verdict:
+        threads.append(threading.current_thread())
+        return verify_transcript(transcript)
+
+    monkeypatch.setattr(generation_module, "verify_transcript", checked)
+    for size, at_once in ((100, True), (generation_module.CHECKED_AT_ONCE_BYTES + 1, False)):
+        asked = Asked()
+        asked.record = bytes(size)
+        asked.finish(0)
+        assert asked.conversation.ended is at_once
+        answer = await asked.generation().complete()
+        assert not answer.verified
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import ChatPrompt, IdsPrompt, RawPrompt
-from llama_gossip.submission import Sampling, prompt_of, submission, worker_id
+from llama_gossip.submission import Sampling, prompt_of, resume_class, submission, worker_id
 
 
 def test_a_string_is_one_user_message() -> None:
@@ -119,3 +119,15 @@ def test_priority_and_deadline_have_bounds(field: str, value: object) -> None:
     options = {"model": None, "priority": 5, "deadline_s": None, "worker": None, field: value}
     with pytest.raises(UsageError, match=field):
         submission(RawPrompt("x"), Sampling(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("word", ["exact", "ids", "text"])
+def test_the_least_class_of_a_continuation_is_one_of_three_words(word: str) -> None:
+    assert resume_class(word).word == word
+
+
+@pytest.mark.parametrize("word", ["", "EXACT", "none"])
+def test_another_word_is_refused_by_name(word: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resume_class(word)
+    assert "resume" in caught.value.message

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_gossip.version import __version__
 
 if TYPE_CHECKING:
-    from llama_gossip.answer import Answer, Timings, Token, Usage
+    from llama_gossip.answer import Answer, Failover, Timings, Token, Usage
     from llama_gossip.engine import load_engine
     from llama_gossip.errors import (
         Cancelled,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llama_gossip.sync import SyncNode
 
 _HOMES = {
-    "answer": ("Answer", "Timings", "Token", "Usage"),
+    "answer": ("Answer", "Failover", "Timings", "Token", "Usage"),
     "engine": ("load_engine",),
     "errors": (
         "Cancelled",
@@ -63,6 +63,7 @@ __all__ = [
     "Cancelled",
     "ConfigError",
     "EngineError",
+    "Failover",
     "Generation",
     "InferenceNode",
     "KeyFileError",

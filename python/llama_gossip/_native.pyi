@@ -172,8 +172,9 @@ class Node:
 
     def consumed(self, stream: int, count: int) -> None:
         """Returns `count` bytes of credit. Without it a stream stops reading after stream_credit bytes,
-        all streams of one connection together after connection_credit. What a stream still owes is
-        settled by `stop`, and when its FINISHED, RESET or LOST has been drained."""
+        all streams of one connection together after connection_credit. A data event that waits to be
+        drained costs 256 bytes of credit besides. What a stream still owes is settled by `stop`, and when
+        its FINISHED, RESET or LOST has been drained."""
 
     def trust(self, stream: int) -> None:
         """The connection of this stream has carried its first valid Assign: its limit of 8 open streams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,19 @@ class Token:
     index: int
     token_id: int | None
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """A seam: another worker took the answer up in mid-stream."""
+
+    attempt: int  # the one that continues
+    from_worker: str
+    to_worker: str
+    index: int  # of the first token behind the seam
+    gap_ms: float  # between the last token before and the first one behind it
+    resume: str  # exact | ids | text
+    reason: str  # why the earlier attempt ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,7 @@ class Answer:
     """A complete answer. Never a truncated one: what ends early raises."""
 
     request_id: str
+    seed: int  # the one given, or the one drawn: with it the same workers give the same text
     text: str
     finish_reason: str  # stop | length
     usage: Usage
@@ -45,4 +59,4 @@ class Answer:
     resume: str | None  # class of the weakest seam; None: there was none
     verified: bool  # the signed transcript of this answer holds, checked offline
     timings: Timings
-    transcript: bytes = b""  # PROTOCOL section 8; verify_transcript checks it
+    transcript: bytes = field(default=b"", repr=False)  # PROTOCOL section 8; verify_transcript checks it

@@ -98,6 +98,12 @@ class Config:
         maximum=1e7,
     )
     worker: str | None = _option(None, "text", "Ask only this worker (node id).", metavar="ID")
+    resume: str = _option(
+        "ids",
+        "text",
+        "If the worker fails, go on elsewhere at least so exactly.",
+        choices=("exact", "ids", "text"),
+    )
     stats: bool = _option(False, "switch", "Print tokens, times and the worker at the end.")
 
     max_concurrent: int = _option(8, "integer", "Requests answered at once.", minimum=1, maximum=1024)

@@ -155,6 +155,7 @@ class Driver:
                 effects.Accepted()
                 | effects.DeliverTokens()
                 | effects.Retried()
+                | effects.FailedOver()
                 | effects.Finished()
                 | effects.Failed()
             ):
@@ -249,6 +250,7 @@ class Driver:
         effect: effects.Accepted
         | effects.DeliverTokens
         | effects.Retried
+        | effects.FailedOver
         | effects.Finished
         | effects.Failed,
     ) -> None:
@@ -262,7 +264,7 @@ class Driver:
             self.feed(events.CancelRequest(effect.request_id, "internal error"))
             raise
         finally:
-            if conversation.ended:
+            if conversation.ended or isinstance(effect, effects.Finished):
                 del self.conversations[effect.request_id]
 
     def _tell(

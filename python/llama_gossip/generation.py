@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import assert_never
 
-from llama_gossip.answer import Answer, Timings, Token, Usage
+from llama_gossip.answer import Answer, Failover, Timings, Token, Usage
 from llama_gossip.errors import (
     Cancelled,
     LlamaGossipError,
@@ -25,10 +25,20 @@ from llama_gossip.errors import (
     UsageError,
 )
 from llama_gossip.protocol import effects
-from llama_gossip.protocol.messages import RequestId
+from llama_gossip.protocol.messages import NodeId, RequestId
+from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.transcript import verify_transcript
 
-UserEffect = effects.Accepted | effects.DeliverTokens | effects.Retried | effects.Finished | effects.Failed
+UserEffect = (
+    effects.Accepted
+    | effects.DeliverTokens
+    | effects.Retried
+    | effects.FailedOver
+    | effects.Finished
+    | effects.Failed
+)
+
+CHECKED_AT_ONCE_BYTES = 64 * 1024  # some 600 frames, 40 ms: beyond it the event loop would stand still
 
 _ERRORS: dict[str, type[LlamaGossipError]] = {
     "no_workers": NoWorkers,
@@ -50,19 +60,25 @@ def error_of(failed: effects.Failed) -> LlamaGossipError:
 class Conversation:
     """What the driver knows of one request: it feeds `handle` and never looks back."""
 
-    def __init__(self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes]) -> None:
+    def __init__(
+        self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes], seed: int = 0
+    ) -> None:
         self.request_id = request_id
+        self.seed = seed
         self.submitted_s = time.perf_counter()
         self.waiting: deque[Token] = deque()
         self.answer: Answer | None = None
         self.error: LlamaGossipError | None = None
         self.accepted = asyncio.Event()
         self.attempts = 0
+        self.worker: NodeId | None = None  # that has it now
         self.retries: list[effects.Retried] = []
+        self.failovers: list[Failover] = []
         self._take_transcript = take_transcript
         self._changed = asyncio.Event()
         self._texts: list[str] = []
         self._first_s = self._last_s = 0.0
+        self._weakest: ResumeClass | None = None
         self._tokens = 0
 
     @property
@@ -72,12 +88,14 @@ class Conversation:
     def handle(self, effect: UserEffect) -> None:
         match effect:
             case effects.Accepted():
-                self.attempts = effect.attempt
+                self.attempts, self.worker = effect.attempt, effect.worker
                 self.accepted.set()
             case effects.DeliverTokens():
                 self._deliver(effect)
             case effects.Retried():
                 self.retries.append(effect)
+            case effects.FailedOver():
+                self._seam(effect)
             case effects.Finished():
                 self._finish(effect)
             case effects.Failed():
@@ -116,12 +134,38 @@ class Conversation:
             self.waiting.append(Token(batch.index + offset, token_id, text))
         self._changed.set()
 
+    def _seam(self, effect: effects.FailedOver) -> None:
+        self._weakest = effect.resume if self._weakest is None else min(self._weakest, effect.resume)
+        self.failovers.append(
+            Failover(
+                attempt=effect.attempt,
+                from_worker=effect.from_worker.hex(),
+                to_worker=effect.to_worker.hex(),
+                index=effect.index,
+                gap_ms=float(effect.gap_ms),
+                resume=effect.resume.word,
+                reason=effect.reason,
+            )
+        )
+
     def _finish(self, finished: effects.Finished) -> None:
-        transcript = self._take_transcript(self.request_id)
-        now_s = time.perf_counter()
+        """The answer, once its transcript was checked; a long one in a thread, where it holds up nothing."""
+        transcript, ended_s = self._take_transcript(self.request_id), time.perf_counter()
+        if len(transcript) <= CHECKED_AT_ONCE_BYTES:
+            self._complete(finished, transcript, ended_s, verified=verify_transcript(transcript).verified)
+            return
+        check = asyncio.get_running_loop().run_in_executor(None, verify_transcript, transcript)
+        check.add_done_callback(
+            lambda done: self._complete(finished, transcript, ended_s, verified=done.result().verified)
+        )
+
+    def _complete(
+        self, finished: effects.Finished, transcript: bytes, now_s: float, *, verified: bool
+    ) -> None:
         span_s = self._last_s - self._first_s
         self.answer = Answer(
             request_id=self.request_id.hex(),
+            seed=self.seed,
             text="".join(self._texts),
             finish_reason=finished.finish_reason.name.lower(),
             usage=Usage(finished.prompt_tokens, finished.total_tokens),
@@ -130,8 +174,8 @@ class Conversation:
             worker=finished.worker.hex(),
             attempts=finished.attempt,
             delivery="direct",
-            resume=None,
-            verified=verify_transcript(transcript).verified,
+            resume=None if self._weakest is None else self._weakest.word,
+            verified=verified,
             timings=Timings(
                 first_token_ms=((self._first_s or now_s) - self.submitted_s) * 1000,
                 total_ms=(now_s - self.submitted_s) * 1000,
@@ -165,9 +209,20 @@ class Generation:
         return self._conversation.answer
 
     @property
+    def worker(self) -> str | None:
+        """Node id of the worker that accepted the newest attempt; None before."""
+        worker = self._conversation.worker
+        return worker.hex() if worker is not None else None
+
+    @property
     def retries(self) -> list[effects.Retried]:
-        """Attempts that ended before their first token, and why."""
+        """Attempts that ended without success, and why."""
         return self._conversation.retries
+
+    @property
+    def failovers(self) -> list[Failover]:
+        """Seams so far: where another worker took the answer up."""
+        return self._conversation.failovers
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self

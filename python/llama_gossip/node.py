@@ -37,7 +37,7 @@ from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.network import net_id, topic_id
 from llama_gossip.scope import NodeScope
-from llama_gossip.submission import PromptLike, Sampling, prompt_of, submission
+from llama_gossip.submission import DEFAULT_RESUME, PromptLike, Sampling, prompt_of, submission
 from llama_gossip.telemetry import Telemetry
 from llama_gossip.transport import Ticket, Transport, encode_ticket
 from llama_gossip.version import __version__
@@ -213,12 +213,14 @@ class InferenceNode:
         priority: int = 5,
         deadline_s: float | None = None,
         worker: str | bytes | None = None,
+        resume: str = DEFAULT_RESUME,
     ) -> Generation:
         """Asks the network; the tokens come by `async for`, and leaving the loop cancels the request.
 
         prompt: a string is one user message through the model's chat template (raw=True: as it is), a list
         of {"role", "content"} a conversation, a list of ints token ids. model None: any that is offered.
         seed None: drawn. deadline_s: seconds for the whole answer. worker: node id, only that one.
+        resume: the least that a continuation by another worker may be: exact, ids (same weights) or text.
         Raises UsageError at once; the rest comes out of the iteration (see Generation).
         """
         sampling = Sampling(
@@ -241,13 +243,14 @@ class InferenceNode:
             priority=priority,
             deadline_s=deadline_s,
             worker=worker,
+            resume=resume,
         )
         return self._submit(submit)
 
     def _submit(self, submit: events.Submit) -> Generation:
         self._live_transport()
         self._driver.check_loop()
-        conversation = Conversation(submit.request_id, self._core.take_transcript)
+        conversation = Conversation(submit.request_id, self._core.take_transcript, submit.config.seed)
         generation = Generation(conversation, self._cancel)
         self._driver.conversations[submit.request_id] = conversation
         try:
@@ -289,9 +292,11 @@ class InferenceNode:
         return [peer_of(view) for view in self._core.peers(now())]
 
     def stats(self) -> dict[str, int]:
-        """Counters of the core and of the network layer since the start."""
+        """Counters of the core and of the network layer since the start; `clock_skew_ms`: the others' clocks
+        minus this one's."""
         native = self._transport.stats() if self._transport else {}
-        return {**self._core.counters(), **native, "gossip_lagged": self._driver.lagged}
+        own = {"gossip_lagged": self._driver.lagged, "clock_skew_ms": self._core.skew_ms()}
+        return {**self._core.counters(), **native, **own}
 
     def ticket(self) -> str:
         """One line that lets its holder into this network."""

@@ -20,11 +20,13 @@ from llama_gossip.protocol.messages import (
     RawPrompt,
     RequestId,
 )
+from llama_gossip.protocol.resumption import ResumeClass
 
 MAX_SEED = 2**64 - 1  # u64 on the wire
 MAX_TEMPERATURE = 2.0
 MAX_PRIORITY = 9
 MAX_STOP_STRINGS = 16
+DEFAULT_RESUME = "ids"  # the same weights go on; exactly so where the workers are equal
 
 ChatMessage: TypeAlias = Mapping[str, str] | tuple[str, str]
 PromptLike: TypeAlias = str | Sequence[ChatMessage] | Sequence[int] | RawPrompt | ChatPrompt | IdsPrompt
@@ -159,8 +161,18 @@ def worker_id(worker: str | bytes | None) -> NodeId | None:
     except ValueError:
         raw = b""
     if len(raw) != 32:
-        raise _refuse("worker", "is no node id", "64 hex characters, as `llama-gossip peers` shows them")
+        raise _refuse(
+            "worker", "is no node id", "64 hex characters, as `llama-gossip peers --json` shows them"
+        )
     return NodeId(raw)
+
+
+def resume_class(word: str) -> ResumeClass:
+    """Raises UsageError."""
+    found = next((known for known in ResumeClass if known.word == word), None)
+    if found is None:
+        raise _refuse("resume", f"must be exact, ids or text, not {word!r}", "change resume")
+    return found
 
 
 def submission(
@@ -171,6 +183,7 @@ def submission(
     priority: int,
     deadline_s: float | None,
     worker: str | bytes | None,
+    resume: str = DEFAULT_RESUME,
 ) -> Submit:
     """One checked Submit with a fresh request id. Raises UsageError."""
     _whole("priority", priority, 0, MAX_PRIORITY)
@@ -186,4 +199,5 @@ def submission(
         priority=priority,
         deadline_ms=None if deadline_s is None else max(1, round(deadline_s * 1000)),
         worker=worker_id(worker),
+        resume=resume_class(resume),
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from llama_gossip.clock_watch import ClockWatch
 from llama_gossip.driver import Driver, now
 from llama_gossip.protocol import events
 
 if TYPE_CHECKING:
     from llama_gossip.engine_bridge import EngineBridge
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 0.5  # the protocol's heartbeat: how soon a stepping engine is noticed
 ANNOUNCE_CHANGE = 0.25  # relative change of tokens/s that is news to the others
@@ -23,6 +27,7 @@ class Telemetry:
         self._driver = driver
         self._announced_tokens_per_s = 0.0
         self._rebuilt_ms = 0
+        self._clock = ClockWatch()
         self._task = asyncio.create_task(self._run(), name="llama-gossip telemetry")
 
     def cancel(self) -> None:
@@ -43,6 +48,8 @@ class Telemetry:
 
     def _beat(self) -> None:
         self._heal()
+        if (news := self._clock.look(self._driver.core.skew_ms())) is not None:
+            log.warning(news)
         if (bridge := self._driver.bridge) is not None:
             self._watch(bridge)
 

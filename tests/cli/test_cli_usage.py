@@ -23,10 +23,10 @@ from tests.cli.cli_process import PROGRAM, environment, objects, run
 
 Command = Callable[..., int]
 HELP_S = 0.3
-FLAGS_OF_ISSUE_1 = {
+FLAGS = {
     "common": "name join network reach key_file json quiet verbose no_color config",
     "generation": "model max_tokens temperature top_p top_k seed stop ignore_eos system raw priority deadline"
-    " worker stats",
+    " worker resume stats",
     "serving": "model max_concurrent device dtype",
 }
 
@@ -105,7 +105,7 @@ def test_each_option_is_shown_with_its_environment_variable(
 
 
 def test_the_commands_take_the_flags_of_their_job_and_no_others() -> None:
-    groups = {group: set(names.split()) for group, names in FLAGS_OF_ISSUE_1.items()}
+    groups = {group: set(names.split()) for group, names in FLAGS.items()}
     assert own_options("worker") == groups["common"] | groups["serving"]
     assert own_options("client") == groups["common"] | groups["generation"] | {"prompt"}
     assert own_options("hybrid") == groups["common"] | groups["serving"] | groups["generation"]
@@ -352,3 +352,17 @@ def test_json_output_is_utf8_and_text_never_fails_whatever_the_terminal_takes(ho
     assert json.loads(done.stdout)["name"] == "høne-東"
     done = run(home, "key", PYTHONIOENCODING="ascii")
     assert (done.returncode, "h\\xf8ne-\\u6771" in done.stdout) == (0, True)
+
+
+def test_one_bad_key_does_not_hide_the_others(
+    home: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("key", "--name", "good") == 0
+    assert command("key", "--name", "open") == 0
+    [bad] = (home / "data" / "keys").glob("open.key")
+    bad.chmod(0o644)
+    capsys.readouterr()
+    assert command("key") == 0
+    told = capsys.readouterr()
+    assert "good" in told.out
+    assert "chmod 600" in told.err

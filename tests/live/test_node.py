@@ -169,11 +169,22 @@ async def test_a_failure_before_the_first_token_is_retried_elsewhere(spawn: Spaw
     assert {answer.worker for answer in answers} == {sound.node_id.hex()}
 
 
-async def test_a_failure_after_the_first_token_fails_with_its_trail(spawn: Spawn) -> None:
+async def test_failures_of_the_engine_after_the_first_token_are_continued_to_the_end(spawn: Spawn) -> None:
     _, client = await pair(spawn, "scripted:fail_after=5")
+    generation = client.generate("Hello", max_tokens=20, seed=1)
+    answer = await generation.complete()
+    assert [seam.index for seam in generation.failovers] == [5, 10, 15]
+    assert (answer.resume, answer.usage.completion_tokens, answer.verified) == ("exact", 20, True)
+
+
+async def test_an_engine_that_brings_no_token_in_three_attempts_ends_the_answer_with_its_trail(
+    spawn: Spawn,
+) -> None:
+    _, client = await pair(spawn, "scripted:fail_before_first=1")
     with pytest.raises(PeerFailed) as caught:
         await client.complete("Hello", max_tokens=20)
     assert caught.value.exit_code == 5
+    assert "engine_failed" in str(caught.value)
 
 
 async def test_a_ticket_lets_a_node_of_another_home_in(

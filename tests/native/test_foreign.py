@@ -147,6 +147,32 @@ async def test_strangers_cannot_fill_the_memory_of_a_node_that_does_not_read(mak
     await asyncio.gather(*writes, return_exceptions=True)
 
 
+async def test_strangers_that_come_and_go_get_no_more_than_those_that_stay(make, foreign):
+    peer = make()
+    for _ in range(60):
+        connection = await foreign.connect(address(peer), ALPN)
+        try:
+            for _ in range(7):  # one below the limit, so that nothing else holds them up
+                stream = await connection.open_bi()
+                await stream.send().write_all(bytes(30 * 1024))
+        except iroh.IrohError:
+            break  # refused: well done
+        before = peer.node.stats()["stream_bytes_received"]
+        await aio_until(lambda was=before: peer.node.stats()["stream_bytes_received"] in (was, 7 * 30 * 1024))
+        connection.close(9, b"bye")
+    await asyncio.sleep(0.3)
+    held = peer.node.stats()["queue_bytes"]
+    print(f"held {held / 2**20:.1f} MiB")
+    assert 0 < held <= 6 << 20
+    # Once the application has taken it, there is room for strangers again.
+    await aio_until(lambda: peer.node.stats()["queue_items"] == 0, peer)
+    connection = await foreign.connect(address(peer), ALPN)
+    stream = await connection.open_bi()
+    known = len(peer.of(native.EVENT_STREAM_ACCEPTED))
+    await stream.send().write_all(b"x")
+    await aio_until(lambda: len(peer.of(native.EVENT_STREAM_ACCEPTED)) > known, peer)
+
+
 async def test_a_foreign_client_that_vanishes_loses_its_streams(make, foreign):
     peer = make()
     connection = await foreign.connect(address(peer), ALPN)

@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from helpers import TOPIC, full_mesh, script, until
+from helpers import TOPIC, Peer, full_mesh, script, until
 
 from llama_gossip import _native as native
 
@@ -85,6 +85,13 @@ def test_a_removed_entry_is_written_again(make, folder):
     for path in folder.iterdir():
         path.unlink()
     node.until(lambda: list(folder.iterdir()))
+
+
+def test_a_node_that_closes_right_after_joining_leaves_no_entry(folder):
+    for _ in range(150):  # a race of the two: one in five lost it
+        node = Peer(rendezvous_dir=str(folder)).bind().join()
+        node.close()
+        assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_others_can_read_is_refused(tmp_path):

@@ -160,6 +160,44 @@ def test_no_data_comes_after_stop(pair):
     assert not [event for event in acceptor.events[seen:] if event[0] == native.EVENT_STREAM_DATA]
 
 
+def test_stop_silences_a_stream_that_has_ended_on_both_sides(pair):
+    opener, acceptor, ours, theirs = pair()
+    size = 100 * KIB
+    acceptor.node.write(theirs, bytes(size))
+    acceptor.node.finish(theirs)
+    opener.node.finish(ours)
+    acceptor.event(native.EVENT_STREAM_FINISHED)
+    # All is here, and nothing has been taken: the opener is not pumped.
+    acceptor.until(lambda: opener.node.stats()["stream_bytes_received"] == size)
+    acceptor.until(lambda: acceptor.node.stats()["streams_open"] == 0)
+    acceptor.pump(0.05)  # the last acknowledgement
+    opener.node.stop(ours, 1)
+    opener.pump()
+    opener.until(lambda: opener.node.stats()["streams_open"] == 0)
+    assert not [e for e in opener.events if e[0] in (native.EVENT_STREAM_DATA, native.EVENT_STREAM_FINISHED)]
+
+
+def test_single_bytes_fill_no_more_memory_than_large_writes(pair):
+    opener, acceptor, ours, _ = pair()
+    received = acceptor.node.stats()["stream_bytes_received"]
+    # Each byte travels alone; the acceptor does not drain. 256 KiB of credit are 1 024 such events.
+    for number in range(1, 2001):
+        opener.node.write(ours, b"x")
+        deadline = time.monotonic() + 0.5
+        while acceptor.node.stats()["stream_bytes_received"] < received + number:
+            opener.pump()
+            if time.monotonic() > deadline:
+                break
+        else:
+            continue
+        break
+    held = acceptor.node.stats()["queue_items"]
+    print(f"{held} events wait")
+    assert 500 < held <= 1030
+    # The bytes that were held back arrive once the application reads.
+    until(lambda: len(acceptor.data[acceptor.of(native.EVENT_STREAM_ACCEPTED)[0][1]]) == 1 + number, acceptor)
+
+
 def test_a_peer_that_closes_loses_its_streams_once(pair):
     opener, acceptor, ours, _ = pair()
     acceptor.close()
@@ -248,3 +286,18 @@ def test_remote_info_tells_path_and_round_trip_time(pair):
     path, rtt_ms = opener.node.remote_info(acceptor.id)
     assert path == "direct"
     assert 0 < rtt_ms < 1000
+
+
+def test_a_hostile_count_of_consumed_bytes_buys_nothing(pair):
+    opener, acceptor, ours, theirs = pair(stream_credit=64 * KIB, connection_credit=64 * KIB)
+    acceptor.auto_consume = False
+    acceptor.node.consumed(theirs, 2**64 - 1)
+    acceptor.node.consumed(theirs + 1, 2**64 - 1)
+    opener.node.write(ours, bytes(512 * KIB))
+    until(lambda: len(acceptor.data.get(theirs, b"")) >= 64 * KIB, opener, acceptor)
+    held = len(acceptor.data[theirs])
+    for _ in range(50):
+        acceptor.pump(0.005)
+    assert len(acceptor.data[theirs]) == held <= 128 * KIB
+    with pytest.raises(OverflowError):
+        acceptor.node.consumed(theirs, -1)

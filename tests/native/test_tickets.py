@@ -83,6 +83,17 @@ def test_no_text_does_worse_than_a_ticket_error(text):
         native.decode_ticket("lg1" + text)
 
 
+def test_what_python_calls_text_and_no_encoding_does_is_a_ticket_error_too():
+    assert code_of(TICKET[:-1] + "\ud800") in ("malformed", "truncated")
+    assert code_of("\udcff") == "wrong_kind"
+
+
+def test_a_last_letter_with_stray_bits_is_a_checksum_error():
+    alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+    others = [letter for letter in alphabet if letter != TICKET[-1]]
+    assert {code_of(TICKET[:-1] + letter) for letter in others} == {"checksum"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

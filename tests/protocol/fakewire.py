@@ -25,7 +25,7 @@ from tests.protocol.scripted_model import ScriptedModel, answer_of
 
 NET_ID = net_id(blake2b(b"test network", digest_size=32).digest())
 WALL_MS = 1_790_000_000_000  # the virtual clocks' origin
-USER_EFFECTS = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.Finished, ef.Failed)
+USER_EFFECTS = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.FailedOver, ef.Finished, ef.Failed)
 TERMINAL = (ef.Finished, ef.Failed)
 
 
@@ -356,8 +356,18 @@ def check_quiet(net: FakeNet) -> None:
             assert node.end_of(request_id) is not None, "a request without its terminal event"
         core = node.core
         assert len(core._requester) == 0, "a request is still held"
+        assert not core._requester.connector._spares, "a stream still stands ready"
         assert len(core._worker.jobs) == 0, "a job is still held"
         assert core._worker.jobs.queue.running == 0
         assert not core._worker._inbound, "a stream is still held"
         if node.model is not None:
             assert not node.model.running, "a slot is not free"
+
+
+def network(seed: int, *models: ScriptedModel) -> tuple[FakeNet, FakeNode, list[FakeNode]]:
+    net = FakeNet(seed)
+    client = net.add("client")
+    workers = [net.add(f"worker {number}", model) for number, model in enumerate(models)]
+    net.join(client, *workers)
+    net.run_for(1_500)
+    return net, client, workers

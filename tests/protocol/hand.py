@@ -111,6 +111,7 @@ class HandWorker:
         self.signer = key("hand worker")
         core = FakeNet().add("client").core
         self.client = Clocked(core)
+        self.signers = {self.signer.node_id: self.signer}
         self.announced = announced
         self.client.feed(ev.Joined(()))
         self.seq = 0
@@ -125,6 +126,15 @@ class HandWorker:
         data = sign_envelope(message, self.signer, NET_ID)
         self.client.feed(ev.GossipReceived(self.signer.node_id, data))
 
+    def another(self, name: str, **announced: Any) -> KeySigner:
+        """One more worker announces itself; its dials are answered by `connect` too."""
+        signer = key(name)
+        self.signers[signer.node_id] = signer
+        head = Head(OWN_BOOT, self.client.now_ms, WALL_MS + self.client.now_ms)
+        data = sign_envelope(announce(head=head, **announced), signer, NET_ID)
+        self.client.feed(ev.GossipReceived(signer.node_id, data))
+        return signer
+
     def submit(self, **options: Any) -> list[ef.Effect]:
         config = GenerationConfig(max_tokens=options.pop("max_tokens", 8), seed=1)
         prompt = options.pop("prompt", ChatPrompt((("user", "hi"),)))
@@ -132,11 +142,18 @@ class HandWorker:
 
     def connect(self) -> Hand:
         """Answers the newest dial; the Assign is read."""
-        dial = self.client.all(ef.OpenStream)[-1]
+        return self.assigned(self.open())
+
+    def open(self) -> list[ef.Effect]:
+        """The newest dial becomes a stream."""
+        self.dialled = self.client.all(ef.OpenStream)[-1].worker
         self.streams += 1
-        effects = self.client.feed(ev.StreamOpened(dial.dial, self.streams))
-        written = b"".join(e.data for e in effects if isinstance(e, ef.WriteStream))
-        return Hand(self.client, self.signer, self.streams, written)
+        return self.client.feed(ev.StreamOpened(self.client.all(ef.OpenStream)[-1].dial, self.streams))
+
+    def assigned(self, effects: list[ef.Effect]) -> Hand:
+        """Reads the Assign that was written to the newest stream."""
+        written = [e.data for e in effects if isinstance(e, ef.WriteStream) and e.stream == self.streams]
+        return Hand(self.client, self.signers[self.dialled], self.streams, b"".join(written))
 
 
 class Hand:
@@ -280,3 +297,7 @@ def rejected(asked: Asked) -> Reject:
     (frame,) = asked.frames()
     assert isinstance(frame, Reject)
     return frame
+
+
+def progress_with(facts: PromptFacts) -> Frame:
+    return replace(progress(Phase.PREFILL, 0), facts=facts)

@@ -1,7 +1,8 @@
 """Scripted model: a deterministic engine for the fake wire, driven by StartJob and CancelJob.
 
-The text of an answer depends on the seed and the index only, as with a real model and sampler `s1`. After a
-start exactly one EngineDone or EngineFailed follows, also after a cancel: the engine's law.
+The text of an answer depends on the seed and the index only, as with a real model and sampler `s1`; a resumed
+answer goes on at its index. After a start exactly one EngineDone or EngineFailed follows, also after a
+cancel: the engine's law.
 """
 
 from __future__ import annotations
@@ -49,13 +50,20 @@ class ScriptedModel:
     hang_after: int | None = None  # tokens, then nothing more until a cancel
     corrupt_at: int | None = None  # the token at which it lies about the index
     wrong_digest: bool = False
+    digest: bytes | None = DIGEST
+    numerics_id: str | None = "scripted-1"
+    numerics_class: NumericsClass = NumericsClass.EXACT
+    prompt_digest: bytes | None = DIGEST
+    ids: bool = True
     running: dict[int, int] = field(default_factory=dict)  # job → tokens made
     starts: list[ef.StartJob] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
     most_running: int = 0
 
     def capacity(self) -> Capacity:
-        offer = ModelOffer(self.name, DIGEST, self.context, "none", "scripted-1", NumericsClass.EXACT)
+        offer = ModelOffer(
+            self.name, self.digest, self.context, "none", self.numerics_id, self.numerics_class
+        )
         return Capacity("scripted", "cpu", (offer,), self.slots, 0, 0, 0, 1_000 / self.token_ms, 1 << 30)
 
     def start(self, job: ef.StartJob, schedule: Schedule) -> None:
@@ -63,7 +71,7 @@ class ScriptedModel:
         self.starts.append(job)
         self.running[job.job] = 0
         self.most_running = max(self.most_running, len(self.running))
-        facts = PromptFacts(7, DIGEST, DIGEST, "scripted-1", NumericsClass.EXACT)
+        facts = PromptFacts(7, self.prompt_digest, self.digest, self.numerics_id, self.numerics_class)
         schedule(self.start_ms, ev.EngineStarted(job.job, facts))
         schedule(self.start_ms + self.prefill_ms // 2, ev.EngineProgress(job.job, Phase.PREFILL, 50))
         self._script(job, schedule)
@@ -72,19 +80,21 @@ class ScriptedModel:
         total = job.config.max_tokens if self.stop_after is None else self.stop_after
         total = min(total, job.config.max_tokens)
         at = self.start_ms + self.prefill_ms
-        for index in range(total):
-            if index == self.hang_after:
+        first = 0 if job.resume is None else job.resume.from_index
+        for made, index in enumerate(range(first, total)):
+            if made == self.hang_after:
                 return
-            if index == self.fail_after:
+            if made == self.fail_after:
                 schedule(at, ev.EngineFailed(job.job, self.fail_code, "scripted", self.fail_retryable))
                 return
             told = index + 1 if index == self.corrupt_at else index
-            schedule(at, ev.EngineTokens(job.job, told, (index,), (text_of(job.config.seed, index),)))
+            ids = (index,) if self.ids else ()
+            schedule(at, ev.EngineTokens(job.job, told, ids, (text_of(job.config.seed, index),)))
             at += self.token_ms
         whole = answer_of(job.config.seed, total) + ("!" if self.wrong_digest else "")
         reason = FinishReason.LENGTH if total == job.config.max_tokens else FinishReason.STOP
         digest = blake2b(whole.encode(), digest_size=32).digest()
-        schedule(at, ev.EngineDone(job.job, reason, total, 7, digest, DIGEST))
+        schedule(at, ev.EngineDone(job.job, reason, total, 7, digest, self.digest))
 
     def cancel(self, job: int, schedule: Schedule) -> None:
         self.cancels.append(job)

@@ -10,6 +10,7 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.jobqueue import Caps
 from llama_gossip.protocol.messages import FinishReason, GenerationConfig, RawPrompt, RequestId
+from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.transcript import verify_transcript
 from tests.protocol.fakewire import FakeNet, FakeNode, check_quiet
 from tests.protocol.scripted_model import DIGEST, ScriptedModel, answer_of
@@ -143,17 +144,18 @@ def test_a_worker_that_fails_before_its_first_token_is_replaced_and_the_answer_i
     assert verdict.verified, verdict.reason
 
 
-def test_a_worker_that_dies_after_its_first_token_fails_the_request_with_the_trail() -> None:
+def test_a_worker_that_dies_after_its_first_token_is_replaced_and_nobody_sees_it_in_the_text() -> None:
     net, client, workers = network(6, ScriptedModel(), ScriptedModel())
     request_id = client.ask(max_tokens=50)
     net.run_until(lambda: bool(client.told(request_id, ef.DeliverTokens)))
     first = client.told(request_id, ef.Accepted)[0].worker
     net.kill(next(w for w in workers if w.node_id == first))
     end = net.finish(client, request_id, limit_ms=1_000)
-    assert isinstance(end, ef.Failed)
-    assert end.code == "peer_failed"
-    assert [(worker, attempt) for worker, attempt, _ in end.trail] == [(first, 1)]
-    assert not client.told(request_id, ef.Finished)
+    assert isinstance(end, ef.Finished)
+    assert (end.attempt, end.worker != first) == (2, True)
+    assert client.text_of(request_id) == answer_of(1, 50)
+    (seam,) = client.told(request_id, ef.FailedOver)
+    assert (seam.from_worker, seam.to_worker, seam.resume) == (first, end.worker, ResumeClass.EXACT)
 
 
 def test_a_lone_worker_that_died_is_reported_within_half_a_minute() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from llama_gossip.protocol import effects as ef
@@ -208,6 +209,19 @@ def test_only_an_old_seq_named_is_mute_all_the_same() -> None:
     assert not mute.verdict(80_000)
 
 
+def test_a_crowd_that_does_not_name_this_node_does_not_hide_the_one_that_did() -> None:
+    """4 096 workers send 16 000 Announces a minute, three of them name each node."""
+    mute = Mute(Timers())
+    mute.sent(7, 0)
+    mute.heard(7, 30_000)
+    for at in range(30_000, 60_000, 5):
+        mute.heard(None, at)
+    assert not mute.verdict(60_000)
+    for at in range(90_000, 90_400, 100):
+        mute.heard(None, at)
+    assert mute.verdict(90_400)
+
+
 def test_without_four_announces_there_is_no_verdict() -> None:
     mute = Mute(Timers())
     mute.sent(7, 0)
@@ -225,3 +239,36 @@ def test_the_core_hears_its_name_in_the_announces_of_others() -> None:
     assert worker.core.is_mute(ev.Now(worker.now_ms, 0))
     hear(worker, "peer 0", seq=2, heard=((worker.node_id[:8], 10_000),))
     assert not worker.core.is_mute(ev.Now(worker.now_ms, 0))
+
+
+# --- how seldom -------------------------------------------------------------------------------------
+
+
+def test_a_crowd_of_newcomers_is_greeted_at_most_twice_a_second() -> None:
+    worker = node(ScriptedModel())
+    worker.feed(ev.Joined(()))
+    start_ms = worker.now_ms
+    times = []
+    for number in range(100):
+        effects = hear(worker, f"newcomer {number}", state=NodeState.CLIENT)
+        effects += worker.feed(ev.NeighborUp(key(f"newcomer {number}").node_id))
+        times += [worker.now_ms for _ in said(effects)]
+        for _ in range(30):
+            times += [worker.now_ms for _ in said(worker.wait(1))]
+    assert len(times) >= 4
+    assert all(later - earlier >= 500 for earlier, later in itertools.pairwise([start_ms, *times]))
+
+
+def test_a_state_that_flaps_is_announced_at_most_twice_a_second() -> None:
+    worker = node()
+    worker.feed(ev.Joined(()))
+    times = [worker.now_ms]
+    for number in range(200):
+        capacity = ScriptedModel().capacity() if number % 2 else None
+        times += [
+            worker.now_ms for _ in said(worker.feed(ev.EngineChanged(capacity, loading=not number % 2)))
+        ]
+        for _ in range(17):
+            times += [worker.now_ms for _ in said(worker.wait(1))]
+    assert len(times) >= 4
+    assert all(later - earlier >= 500 for earlier, later in itertools.pairwise(times))

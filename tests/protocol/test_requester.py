@@ -8,18 +8,25 @@ import pytest
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.envelope import sign_envelope
 from llama_gossip.protocol.frames import FrameWriter
 from llama_gossip.protocol.messages import (
     FinishReason,
     Frame,
+    Head,
+    RawPrompt,
     Reject,
     RejectReason,
+    Resume,
 )
 from llama_gossip.protocol.streams import StreamCode
+from tests.protocol.fakewire import NET_ID, WALL_MS
 from tests.protocol.hand import (
     OWN_BOOT,
+    REQUEST_ID,
     Hand,
     HandWorker,
+    announce,
     complete,
     key,
     kinds,
@@ -85,11 +92,11 @@ SHORT: dict[str, list[Frame]] = {
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_a_truncated_answer_is_a_failure(name: str) -> None:
+def test_a_truncated_answer_is_a_failure_that_is_continued(name: str) -> None:
     worker, hand = started()
-    end = only(hand.send(*SHORT[name]), ef.Failed)
-    assert isinstance(end, ef.Failed)
-    assert end.code == "peer_failed"
+    effects = hand.send(*SHORT[name])
+    assert kinds(effects)[-4:] == [ef.WriteStream, ef.ResetStream, ef.Retried, ef.OpenStream]
+    assert worker.connect().assign.resume == Resume(1, (0,), "a", None, "scripted-1")
     assert worker.client.core.counters()["attempts_short"] == 1, "no fault that costs a cooldown"
     assert not worker.client.all(ef.Finished)
 
@@ -156,12 +163,13 @@ def test_tokens_before_a_bad_length_are_delivered_and_the_stream_ends_at_once() 
         (lambda s: ev.StreamLost(s, "gone"), "gone"),
     ],
 )
-def test_a_stream_that_ends_after_tokens_without_complete_fails_with_the_trail(
+def test_a_stream_that_ends_after_tokens_without_complete_is_no_success_and_the_trail_says_why(
     event: Callable[[int], ev.Event], reason: str
 ) -> None:
     worker, hand = started()
     hand.send(token(0, "a"))
-    end = only(hand.client.feed(event(hand.stream)), ef.Failed)
+    assert kinds(hand.client.feed(event(hand.stream))) == [ef.ResetStream, ef.Retried]
+    end = only(hand.client.wait(20_000), ef.Failed)  # it has not announced itself anew
     assert isinstance(end, ef.Failed)
     assert end.code == "peer_failed"
     assert end.trail[0][:2] == (worker.signer.node_id, 1)
@@ -213,3 +221,52 @@ def test_what_a_worker_announced_before_it_failed_does_not_bring_it_back() -> No
     assert ef.OpenStream not in kinds(hand.client.feed(ev.StreamLost(hand.stream, "gone")))
     worker.say()
     assert worker.connect().assign.attempt == 2
+
+
+# --- the user's own reasons ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["é" * 50_000, "half \ud800"], ids=["long", "no text"])
+def test_no_reason_of_the_user_keeps_a_cancel_or_a_leave_from_the_wire(reason: str) -> None:
+    worker, hand = started()
+    effects = worker.client.feed(ev.CancelRequest(REQUEST_ID, reason))
+    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Failed]
+    assert ef.ResetStream(hand.stream, StreamCode.CANCELLED) in effects
+    (leave,) = [e for e in worker.client.feed(ev.Goodbye(reason)) if isinstance(e, ef.Broadcast)]
+    assert len(leave.data) < 600
+
+
+# --- what an Assign says, and to whom ------------------------------------------------------------
+
+
+def test_the_assign_carries_what_remains_of_the_deadline_and_the_workers_own_time() -> None:
+    worker = HandWorker()
+    five_ahead = Head(OWN_BOOT, 9, WALL_MS + worker.client.now_ms + 5_000)
+    worker.say(head=five_ahead)
+    worker.submit(deadline_ms=60_000)
+    worker.connect().send(Reject(0, RejectReason.FULL, 7_000, OWN_BOOT))
+    worker.client.wait(7_000)
+    worker.client.wait(300)
+    assign = worker.connect().assign
+    assert (assign.attempt, assign.deadline_ms) == (2, 52_700)
+    assert assign.accept_by == WALL_MS + worker.client.now_ms + 5_000 + 4_000
+    assert (assign.worker_boot, assign.date, assign.config.seed) == (OWN_BOOT, "2026-11-24", 1)
+
+
+def test_only_the_first_of_two_that_connect_is_told_the_prompt() -> None:
+    worker = HandWorker()
+    other = key("another worker")
+    message = announce(head=Head(OWN_BOOT, 1, WALL_MS + 1_000))
+    worker.client.feed(ev.GossipReceived(other.node_id, sign_envelope(message, other, NET_ID)))
+    worker.submit(prompt=RawPrompt("a secret thought"))
+    worker.client.wait(500)
+    first, second = worker.client.all(ef.OpenStream)
+    assert {first.worker, second.worker} == {worker.signer.node_id, other.node_id}
+    effects = worker.client.feed(ev.StreamOpened(second.dial, 7))
+    assert [e.stream for e in effects if isinstance(e, ef.WriteStream)] == [7]
+    assert ef.AbandonDial(first.dial) in effects
+    assert kinds(worker.client.feed(ev.StreamOpened(first.dial, 8))) == [ef.ResetStream]
+    written = [e for e in worker.client.told if isinstance(e, ef.WriteStream | ef.Broadcast)]
+    assert [e for e in written if b"secret" in e.data] == [
+        e for e in written if isinstance(e, ef.WriteStream) and e.stream == 7
+    ]

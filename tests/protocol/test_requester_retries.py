@@ -57,9 +57,9 @@ def test_two_seconds_of_silence_are_a_stall_and_the_worker_is_cancelled() -> Non
     worker, hand = started()
     hand.send(token(0, "a"))
     hand.client.wait(1_999)
-    assert not worker.client.all(ef.Failed)
+    assert not worker.client.all(ef.Retried)
     effects = hand.client.wait(1)
-    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Failed]
+    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Retried]
     assert ef.ResetStream(hand.stream, StreamCode.CANCELLED) in effects
 
 
@@ -127,7 +127,7 @@ def test_thirty_seconds_without_a_token_in_decode_end_the_attempt_whatever_the_h
     worker, hand = started()
     hand.send(token(0, "a"))
     assert beat(hand, 90_000, progress(Phase.DECODE, 1)) == 30_000
-    assert worker.client.all(ef.Failed)[0].code == "peer_failed"
+    assert worker.client.all(ef.Retried)[0].reason == "made no token for too long"
 
 
 def test_the_deadline_ends_a_stream_and_cancels_the_worker() -> None:

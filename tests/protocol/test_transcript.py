@@ -104,10 +104,21 @@ def test_what_a_worker_signed_wrongly_is_no_success(name: str) -> None:
     frames, reason = LIES[name]
     worker = HandWorker()
     worker.submit()
-    worker.connect().send(*frames)
-    verdict = verify_transcript(worker.client.core.take_transcript(REQUEST_ID))
+    hand = worker.connect()
+    assign = worker.client.core.take_transcript(REQUEST_ID)
+    verdict = verify_transcript(assign + b"".join(hand.writer.encode(frame) for frame in frames))
     assert not verdict.verified
     assert reason in verdict.reason
+
+
+@pytest.mark.parametrize("name", ["cancelled", "more tokens", "a gap", "too many"])
+def test_what_an_attempt_failed_by_is_no_part_of_the_answers_record(name: str) -> None:
+    frames, _ = LIES[name]
+    worker = HandWorker()
+    worker.submit()
+    worker.connect().send(*frames)
+    verdict = verify_transcript(worker.client.core.take_transcript(REQUEST_ID))
+    assert verdict.reason.startswith("open"), verdict.reason
 
 
 def test_attempts_of_two_requests_do_not_mix() -> None:
@@ -128,11 +139,16 @@ def test_junk_is_no_success_and_raises_nothing(data: bytes) -> None:
 
 def test_a_transcript_is_kept_until_it_is_taken_and_then_forgotten() -> None:
     book, request_id = TranscriptBook(bytes(32)), RequestId(bytes(16))
+    (first, *frames) = items(recorded())
     book.open(request_id)
-    book.add(request_id, b"abc")
+    book.add_assign(request_id, first[:-32])
+    for frame in frames:
+        book.add(request_id, frame)
     book.end(request_id)
-    assert book.read(request_id) == b"abc"
-    assert book.take(request_id) == b"abc"
+    kept = book.read(request_id)
+    assert kept[: len(first) - 32] == first[:-32]
+    assert kept[len(first) :] == b"".join(frames)
+    assert book.take(request_id) == kept
     assert book.take(request_id) == b""
 
 
@@ -141,6 +157,5 @@ def test_transcripts_that_nobody_takes_are_bounded() -> None:
     for number in range(MAX_KEPT + 10):
         request_id = RequestId(number.to_bytes(16, "big"))
         book.open(request_id)
-        book.add(request_id, b"abc")
         book.end(request_id)
     assert len(book._pages) == MAX_KEPT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,9 @@ from llama_gossip.protocol.messages import (
     Phase,
     Progress,
     RejectReason,
+    Resume,
     Token,
+    TokenLogprob,
 )
 from llama_gossip.protocol.streams import StreamCode
 from tests.protocol.hand import (
@@ -194,7 +197,56 @@ def test_what_waits_is_sent_before_complete() -> None:
     assert [type(frame) for frame in asked.frames()] == [Token, Token, Complete]
 
 
+# --- a resumed answer: whoever asks for one gets it, whatever this node asks for itself -----------------
+
+
+def test_the_answer_to_a_resume_begins_behind_it_and_counts_the_whole() -> None:
+    client = HandClient()
+    asked = client.ask(resume=Resume(2, (7, 8), "ab", None, None))
+    client.worker.feed(ev.EngineStarted(asked.job, FACTS))
+    client.worker.feed(tokens(asked.job, 2, "c"))
+    client.worker.feed(done(asked.job, "abc", 3))
+    _, token, complete = asked.frames()
+    assert isinstance(token, Token)
+    assert (token.index, token.texts) == (2, ("c",))
+    assert isinstance(complete, Complete)
+    assert (complete.total_tokens, complete.text_digest) == (3, done(0, "abc", 3).text_digest)
+    (told,) = [e for e in client.worker.feed(ev.StreamFinished(asked.stream)) if isinstance(e, ef.JobEnded)]
+    assert (told.tokens, told.reason) == (1, "done")
+
+
+def test_a_resume_that_is_already_the_whole_answer_is_completed_without_a_token() -> None:
+    client = HandClient()
+    asked = client.ask(resume=Resume(8, (), "abcdefgh", None, None))
+    client.worker.feed(done(asked.job, "abcdefgh", 8))
+    (complete,) = asked.frames()
+    assert isinstance(complete, Complete)
+    assert complete.total_tokens == 8
+
+
+# --- facts ------------------------------------------------------------
+
+
+def test_the_facts_of_a_prompt_are_told_exactly_once_by_the_first_progress_that_knows_them() -> None:
+    client = HandClient(ScriptedModel(slots=1))
+    first, second = client.ask(request_id=client.other(1)), client.ask(request_id=client.other(2))
+    client.worker.wait(600)
+    (started,) = [e for e in client.worker.feed(done(first.job, "", 0)) if isinstance(e, ef.StartJob)]
+    client.worker.wait(600)
+    client.worker.feed(ev.EngineStarted(started.job, FACTS))
+    client.worker.wait(1_200)
+    told = [f for f in second.frames() if isinstance(f, Progress)]
+    phases = [f.phase for f in told]
+    assert phases == sorted(phases)
+    assert Phase.QUEUED in phases
+    assert [f.facts for f in told if f.facts is not None] == [FACTS]
+
+
 # --- the engine at fault ------------------------------------------------------------
+
+
+def with_logprobs(job: int, index: int, logprobs: tuple[TokenLogprob, ...]) -> ev.Event:
+    return ev.EngineTokens(job, index, (), ("a",) * len(logprobs), logprobs)
 
 
 WRONG: dict[str, list[Callable[[int], ev.Event]]] = {
@@ -202,6 +254,9 @@ WRONG: dict[str, list[Callable[[int], ev.Event]]] = {
     "repeats": [lambda job: tokens(job, 0, "a"), lambda job: tokens(job, 0, "a")],
     "too long a text": [lambda job: tokens(job, 0, "x" * 1_025)],
     "ids and texts differ": [lambda job: ev.EngineTokens(job, 0, (1, 2), ("a",))],
+    "half a character": [lambda job: tokens(job, 0, "\ud800")],
+    "no token id": [lambda job: ev.EngineTokens(job, 0, (-1,), ("a",))],
+    "no number": [lambda job: with_logprobs(job, 0, (TokenLogprob(math.nan, ()),))],
     "another count": [lambda job: tokens(job, 0, "a"), lambda job: done(job, "a", 2)],
     "another text": [lambda job: tokens(job, 0, "a"), lambda job: done(job, "b", 1)],
 }
@@ -218,6 +273,46 @@ def test_an_engine_that_contradicts_itself_ends_as_an_error_never_as_complete(na
     assert (last.code, last.retryable) == ("engine_failed", True)
     client.worker.feed(ended(asked.job))
     assert running(client) == 0
+
+
+UNSENDABLE: dict[str, Callable[[int], ev.Event]] = {
+    "no number": lambda job: with_logprobs(job, 1, (TokenLogprob(-math.inf, ()),)),
+    "an alternative that is no number": lambda job: with_logprobs(
+        job, 1, (TokenLogprob(-1.0, (("b", math.nan),)),)
+    ),
+    "an alternative too long": lambda job: with_logprobs(
+        job, 1, (TokenLogprob(-1.0, (("b" * 1_025, -1.0),)),)
+    ),
+    "fewer logprobs than texts": lambda job: ev.EngineTokens(
+        job, 1, (), ("a", "b"), (TokenLogprob(-1.0, ()),)
+    ),
+    "no token id": lambda job: ev.EngineTokens(job, 1, (2**32,), ("a",)),
+}
+
+
+@pytest.mark.parametrize("name", UNSENDABLE)
+def test_a_token_that_no_frame_carries_fails_its_job_when_it_comes_not_when_its_batch_goes(name: str) -> None:
+    client = HandClient()
+    asked = client.ask()
+    client.worker.feed(tokens(asked.job, 0, "a"))
+    client.worker.feed(UNSENDABLE[name](asked.job))
+    client.worker.wait(1_000)
+    first, last = asked.frames()
+    assert isinstance(first, Token)
+    assert isinstance(last, Error)
+    assert last.code == "engine_failed"
+
+
+def test_twenty_alternatives_of_the_longest_texts_fit_their_frames() -> None:
+    client = HandClient()
+    asked = client.ask()
+    entry = TokenLogprob(-1.0, (("b" * 1_024, -1.0),) * 20)
+    for index in range(0, 8, 4):
+        client.worker.feed(with_logprobs(asked.job, index, (entry,) * 4))
+    client.worker.wait(25)
+    frames = [frame for frame in asked.frames() if isinstance(frame, Token)]
+    assert [frame.index for frame in frames] == list(range(8))
+    assert {frame.logprobs for frame in frames} == {(entry,)}
 
 
 def test_the_engines_own_failure_is_passed_on() -> None:

@@ -32,21 +32,46 @@ def start(node: InferenceNode, config: Config, prompt: str, model: str | None) -
         priority=config.priority,
         deadline_s=config.deadline,
         worker=config.worker,
+        resume=config.resume,
     )
 
 
 async def ask(node: InferenceNode, config: Config, output: Output, prompt: str, model: str | None) -> None:
     """One prompt, answered or cancelled. Raises what `generate` raises."""
     generation = start(node, config, prompt, model)
+    told = 0
     try:
         async for token in generation:
+            told = tell_failovers(output, generation, told, token.index)
             output.event(events.Token(generation.request_id, token.index, token.token_id, token.text))
             output.answer(token.text)
     finally:
         await generation.aclose()
         output.answer_end()
     if generation.answer is not None:
+        tell_failovers(output, generation, told, generation.answer.usage.completion_tokens)
         tell_answer(output, generation.answer, stats=config.stats)
+
+
+def tell_failovers(output: Output, generation: Generation, told: int, index: int) -> int:
+    """The seams in front of this token, in their place between the tokens. How many have been told then."""
+    for seam in generation.failovers[told:]:
+        if seam.index > index:
+            break
+        told += 1
+        output.event(
+            events.Failover(
+                request_id=generation.request_id,
+                attempt=seam.attempt,
+                from_worker=seam.from_worker,
+                to_worker=seam.to_worker,
+                index=seam.index,
+                gap_ms=seam.gap_ms,
+                class_=seam.resume,
+                reason=seam.reason,
+            )
+        )
+    return told
 
 
 def tell_answer(output: Output, answer: Answer, *, stats: bool) -> None:
@@ -71,8 +96,10 @@ def tell_answer(output: Output, answer: Answer, *, stats: bool) -> None:
         output.warn("the signatures of this answer do not hold")
     if stats:
         held = "signatures hold" if answer.verified else "signatures do not hold"
+        resumed = f", resumed by {answer.resume}" if answer.resume else ""
         output.account(
             f"[{answer.usage.completion_tokens} tokens, first after {answer.timings.first_token_ms:.0f} ms, "
             f"{answer.timings.tokens_per_s:.1f} tok/s, {one_line(answer.model)} on {short(answer.worker)}, "
-            f"{answer.delivery}, attempts {answer.attempts}, {answer.finish_reason}, {held}]"
+            f"{answer.delivery}, attempts {answer.attempts}{resumed}, {answer.finish_reason}, "
+            f"seed {answer.seed}, {held}]"
         )

@@ -64,6 +64,21 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Failover:
+    """Before the first token of the worker that continues."""
+
+    event: ClassVar[str] = "failover"
+    request_id: str
+    attempt: int
+    from_worker: str
+    to_worker: str
+    index: int
+    gap_ms: float
+    class_: str  # exact | ids | text
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Complete:
     event: ClassVar[str] = "complete"
     request_id: str
@@ -155,6 +170,7 @@ CliEvent: TypeAlias = (
     | Request
     | RequestEnd
     | Token
+    | Failover
     | Complete
     | Failure
     | Shutdown
@@ -166,6 +182,6 @@ CliEvent: TypeAlias = (
 
 
 def as_object(event: CliEvent, ts_ms: int) -> dict[str, object]:
-    """The JSON object of an event, in the order of its fields."""
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    """The JSON object of an event, in the order of its fields. `class_` is what Python calls `class`."""
+    values = {field.name.rstrip("_"): getattr(event, field.name) for field in fields(event)}
     return {"event": event.event, "ts_ms": ts_ms, **values}

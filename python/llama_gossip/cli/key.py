@@ -11,6 +11,7 @@ from llama_gossip.cli.events import KeyRow
 from llama_gossip.cli.options import OUTPUT, options
 from llama_gossip.cli.output import table
 from llama_gossip.cli.session import Session
+from llama_gossip.errors import KeyFileError
 
 if TYPE_CHECKING:
     from llama_gossip.config import Config, Directories
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def key(session: Session, /, **arguments: Any) -> int:
     """Show node ids: of --name or --key-file (made when missing), or of all keys of this user."""
     config = session.begin(arguments)
-    rows = _one(session.dirs, config) if config.name or config.key_file else _all(session.dirs)
+    rows = _one(session.dirs, config) if config.name or config.key_file else _all(session)
     for row in rows:
         session.output.event(row)
     if rows:
@@ -40,11 +41,22 @@ def _one(dirs: Directories, config: Config) -> list[KeyRow]:
     return [_row(made.name, made.node_id, made.path)]
 
 
-def _all(dirs: Directories) -> list[KeyRow]:
+def _all(session: Session) -> list[KeyRow]:
+    """Every key that can be read; a bad one is warned about, or raised when there is no other."""
     from llama_gossip.identity import read_key
 
-    paths = sorted(dirs.keys.glob("*.key")) if dirs.keys.is_dir() else []
-    return [_row(path.stem, read_key(path), path) for path in paths]
+    folder = session.dirs.keys
+    rows, errors = [], []
+    for path in sorted(folder.glob("*.key")) if folder.is_dir() else []:
+        try:
+            rows.append(_row(path.stem, read_key(path), path))
+        except KeyFileError as error:
+            errors.append(error)
+    if errors and not rows:
+        raise errors[0]
+    for failed in errors:
+        session.output.warn(str(failed))
+    return rows
 
 
 def _row(name: str, node_id: bytes, path: Path) -> KeyRow:

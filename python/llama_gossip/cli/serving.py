@@ -43,6 +43,8 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
 async def _serve_until_stopped(
     session: Session, role: str, node: InferenceNode, signals: Signals, beside: Beside | None
 ) -> str:
+    model = session.config.model or DEFAULT_MODEL
+    session.output.say(f"loading {one_line(model)}; clients are served once this says ready")
     node.announce_loading()
     await node.join()
     engine = await signals.until_stopped(load(session))

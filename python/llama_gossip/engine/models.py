@@ -144,7 +144,8 @@ class _Finder:
         if local is None:
             raise self.unknown(spec)
         if spec.endswith(".gguf"):
-            return self.gguf(local if local.exists() else self.where / spec, _short(local.stem))
+            named = local.exists() or _is_path(spec)
+            return self.gguf(local if named else self.where / spec, _short(local.stem))
         if _is_path(spec) or local.is_dir():
             return self.folder(local, _short(local.resolve().name))
         if found := _filled(spec, self.where, spec):

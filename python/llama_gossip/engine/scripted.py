@@ -34,6 +34,7 @@ from llama_gossip.protocol.messages import (
     NumericsClass,
     Prompt,
     RawPrompt,
+    Resume,
     TokenLogprob,
 )
 
@@ -108,6 +109,13 @@ def script_key(prompt_ids: Sequence[int], seed: int) -> bytes:
     return hashlib.blake2b(ids_digest(prompt_ids) + seed.to_bytes(8, "big"), digest_size=32).digest()
 
 
+def _replayed(resume: Resume, key: bytes) -> tuple[tuple[int, ...], int]:
+    """Ids of the resumed part and the length of their text. A text alone is a script's own, or is let be."""
+    ids = resume.token_ids or tuple(word_id(key, index) for index in range(resume.from_index))
+    text = "".join(WORDS[word] for word in ids)
+    return (ids, len(resume.text)) if text.startswith(resume.text) else ((), 0)
+
+
 def prompt_ids(prompt: Prompt) -> list[int]:
     match prompt:
         case RawPrompt(text):
@@ -160,13 +168,14 @@ class ScriptedModel:
         resume = job.resume
         if resume is not None:
             check_resume(resume, VOCABULARY)
-        replayed, chars = ((), 0) if resume is None else (resume.token_ids, len(resume.text))
+        key = script_key(ids, job.config.seed)
+        replayed, chars = ((), 0) if resume is None else _replayed(resume, key)
         answer = Answer(job, len(ids), ids_digest(ids), WordDecoder(), replayed, chars)
         self._jobs += 1
         limit = self._script.faulty_jobs
         faulty = limit is None or self._jobs <= limit
         prefilled = 0 if self._script.prefill_chunk else len(ids)
-        return ScriptedRow(answer, script_key(ids, job.config.seed), prefilled, faulty)
+        return ScriptedRow(answer, key, prefilled, faulty)
 
     def has_room(self, row: ScriptedRow, running: Sequence[ScriptedRow]) -> bool:
         return True

@@ -1,8 +1,7 @@
 """Aftermath: what an attempt without success means for its worker and for its request.
 
-The law: a worker pays only for what is its own fault; a refusal is no strike; and a request whose tokens were
-already delivered is not begun anew. The continuation of such a request by another worker (resume) belongs
-into `judge`, where `delivered` is asked.
+The law: a worker pays only for what is its own fault, a refusal is no strike, and a request that nobody gets
+on with ends. An answer that has begun is never begun anew: the next attempt continues it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import Error, Reject, RejectReason
 from llama_gossip.protocol.nobody import Why
-from llama_gossip.protocol.request import MAX_ATTEMPTS, MAX_STRIKES, Request
+from llama_gossip.protocol.request import MAX_ATTEMPTS, MAX_STRIKES, Request, Seam
 from llama_gossip.protocol.selection import Candidate
 
 MAX_BOOT_CORRECTIONS = 2  # a request: a worker that restarts more often than that is not there
 # What a worker's Error code tells the user when it is the request's own fault.
 REQUEST_FAULTS = {"bad_request": "bad_request", "unsupported": "bad_request", "deadline": "timeout"}
+# What another worker may do all the same: it has more room, or its engine is not told to stop.
+ELSEWHERE = ("too_long", "cancelled")
 _HINTS = {"bad_request": "change the request", "timeout": "give it more time: --deadline"}
 
 
@@ -51,6 +52,9 @@ def settle(
             request.barred[worker] = "fault"
         case How.SHORT:
             request.tired.add(worker)
+        case How.UNEQUAL:
+            request.barred[worker] = "digest"
+            return
         case How.REJECTED:
             assert isinstance(ended.frame, Reject)
             _settle_reject(desk, ledger, request, attempt, ended.frame, newest)
@@ -70,6 +74,8 @@ def _settle_reject(
 ) -> None:
     worker, now_ms = attempt.worker, desk.now.mono_ms
     retry_after_ms = min(reject.retry_after_ms, desk.timers.cooldown_max_ms)
+    if retry_after_ms:
+        retry_after_ms = max(retry_after_ms, desk.timers.retry_least_ms)
     match reject.reason:
         case RejectReason.FULL | RejectReason.LATE:
             ledger.hold(worker, now_ms + (retry_after_ms or desk.timers.full_retry_ms))
@@ -134,13 +140,24 @@ def judge(request: Request, attempt: Attempt, ended: Ended) -> Why | None:
     if ended.how is How.DIGEST:
         hint = "its worker is avoided for now; try again"
         return Why("digest", f"the answer cannot be trusted: {ended.reason}", hint, trail)
-    if isinstance(ended.frame, Error) and not ended.frame.retryable and ended.frame.code != "too_long":
+    if isinstance(ended.frame, Error) and not (ended.frame.retryable or ended.frame.code in ELSEWHERE):
         code = REQUEST_FAULTS.get(ended.frame.code, "peer_failed")
         return Why(code, ended.frame.error, _HINTS.get(code, "try again"), trail)
-    if request.delivered:
-        message = f"the worker failed after {request.delivered} tokens: {ended.reason}"
-        return Why("peer_failed", message, "ask again with the same seed", trail)
-    if request.strikes >= MAX_STRIKES or request.accepted >= MAX_ATTEMPTS:
-        message = f"{request.accepted} workers accepted the request and failed before their first token"
+    if request.strikes >= MAX_STRIKES:
+        message = f"{request.strikes} attempts in a row were accepted and brought no token{_so_far(request)}"
+        return Why("peer_failed", message, "see the reasons; another model may help", trail)
+    if request.accepted >= MAX_ATTEMPTS:
+        message = f"{request.accepted} attempts were accepted and failed{_so_far(request)}"
         return Why("peer_failed", message, "see the reasons; another model may help", trail)
     return None
+
+
+def _so_far(request: Request) -> str:
+    return f" (the answer stands at {request.delivered} tokens)" if request.delivered else ""
+
+
+def torn(request: Request, attempt: Attempt, ended: Ended) -> None:
+    """Remembers who made the last token, until somebody continues."""
+    if request.delivered and request.seam is None:
+        request.failed_before = True  # some worker did: "nobody is there" would be only half the reason
+        request.seam = Seam(attempt.worker, ended.reason)

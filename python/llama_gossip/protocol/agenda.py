@@ -1,7 +1,8 @@
 """Agenda: which timer of which machine is due when. The law: a key has at most one due time.
 
 A heap with lazy renewal: moving a timer to later (each token does that) costs one dict store; the stale
-heap entry is put back at its new time when it surfaces.
+heap entry is put back at its new time when it surfaces. Entries that stand for no timer are swept out before
+they are more than the others: a peer that comes and goes leaves no deadline of an hour behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import heapq
 from typing import TypeAlias
 
 TimerKey: TypeAlias = tuple[str, object, str]  # (owner kind, owner id, timer name)
+
+_SLACK = 64  # entries without a timer that are not worth a sweep
 
 
 class Agenda:
@@ -27,9 +30,11 @@ class Agenda:
         queued = self._queued_at.get(key)
         if queued is None or at_mono_ms < queued:
             self._push(key, at_mono_ms)
+            self._bound()
 
     def cancel(self, key: TimerKey) -> None:
         self._due.pop(key, None)
+        self._bound()
 
     def due_of(self, key: TimerKey) -> int | None:
         return self._due.get(key)
@@ -52,6 +57,14 @@ class Agenda:
         self._serial += 1
         self._queued_at[key] = at_mono_ms
         heapq.heappush(self._heap, (at_mono_ms, self._serial, key))
+
+    def _bound(self) -> None:
+        """Drops entries that stand for no timer when they are too many; what stays keeps its order."""
+        if len(self._heap) <= 2 * len(self._due) + _SLACK:
+            return
+        self._heap = [e for e in self._heap if e[2] in self._due and self._queued_at.get(e[2]) == e[0]]
+        self._queued_at = {key: at for at, _, key in self._heap}
+        heapq.heapify(self._heap)
 
     def _settle(self) -> None:
         """Afterwards the top of the heap is a live timer at its true time."""

@@ -1,21 +1,22 @@
 """Attempt: one Assign on one stream, as its requester sees it. Turns the worker's bytes into news.
 
-The law: tokens are released in order, each once; a stream that ends without a Complete whose total and
-digest are those of the tokens received is a failure, however plausible the text was.
+The law: tokens are released in order, each once, from where the earlier attempts ended. A stream that ends
+without a Complete whose total and digest are those of the whole answer is a failure, however plausible the
+text was. What continues less exactly than the user allows gives no token at all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from hashlib import blake2b
 from typing import TypeAlias, assert_never
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.batch import MAX_TOKEN_TEXT_BYTES
+from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.frames import WORKER_KINDS, FrameReader, FrameWriter, ItemSplitter, prefixed
-from llama_gossip.protocol.limits import MAX_FRAME_BYTES
+from llama_gossip.protocol.limits import MAX_ERROR_BYTES, MAX_FRAME_BYTES
 from llama_gossip.protocol.messages import (
     Ack,
     Assign,
@@ -31,8 +32,15 @@ from llama_gossip.protocol.messages import (
     Reject,
     Token,
 )
+from llama_gossip.protocol.resumption import Continuation, Maker, Prefix, ResumeClass
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.transcript import TranscriptBook
+
+# What an attempt may bring beside its tokens: an hour of heartbeats is 0.8 MB. All of it is kept on record.
+MAX_IDLE_BYTES = 1024 * 1024
+# A token alone in its frame; as much again for each alternative that was asked for.
+MAX_BYTES_PER_TOKEN = 2 * MAX_TOKEN_TEXT_BYTES
+UNEQUAL = "would continue the answer less exactly than is allowed"
 
 
 class How(Enum):
@@ -46,6 +54,7 @@ class How(Enum):
     DIGEST = auto()  # the answer's digest is not that of its text
     ERROR = auto()  # it said Error
     SHORT = auto()  # more announced than received, or `cancelled` that nobody asked for
+    UNEQUAL = auto()  # it would continue the answer less exactly than is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,16 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class Got:
     token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Half a stall has passed in silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awake:
+    """It was slow, and has spoken again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +89,7 @@ class Ended:
     frame: Reject | Error | None = None
 
 
-News: TypeAlias = Taken | Got | Completed | Ended
+News: TypeAlias = Taken | Got | Slow | Awake | Completed | Ended
 
 
 class Attempt:
@@ -85,7 +104,10 @@ class Attempt:
         context: bytes,
         sent_bytes: int,
         stall_ms: int,
+        prefix: Prefix,
+        continuation: Continuation | None,
     ) -> None:
+        """prefix: what the earlier attempts released. continuation: how it may go on; None: it begins."""
         self.assign = assign
         self.worker: NodeId = assign.worker
         self.number = assign.attempt
@@ -93,13 +115,18 @@ class Attempt:
         self.stream = stream
         self.accepted = False
         self.facts: PromptFacts | None = None
-        self.received = 0  # tokens
+        self.received = 0  # tokens of this attempt
+        self.first_index = prefix.tokens
+        self.seam: ResumeClass | None = None  # how it continues, known before its first token
+        self._received_bytes = 0  # frames with their prefix
         self.sent_mono_ms = desk.now.mono_ms
         self.first_token_mono_ms: int | None = None
         self._desk = desk
         self._book = book
         self._stall_ms = stall_ms
-        self._digest = blake2b(digest_size=32)
+        self._digest = prefix.digest.copy()
+        self._continuation = continuation
+        self._slow = False
         self._advance: tuple[Phase, int] = (Phase.QUEUED, -(2**63))
         self._est_ms = 0
         self._splitter = ItemSplitter(MAX_FRAME_BYTES)
@@ -117,19 +144,31 @@ class Attempt:
         try:
             for item in self._splitter.feed(data):
                 frame = self._reader.decode(item)
-                self._book.add(self.assign.request_id, prefixed(item))
-                if frame is None:  # of a later version: its n is used, nothing else
-                    continue
-                news.extend(self._apply(frame))
-                if news and isinstance(news[-1], Ended | Completed):
+                told = self._apply(frame) if frame is not None else []  # None: of a later version
+                if not _is_untrue(told):
+                    self._book.add(self.assign.request_id, prefixed(item))
+                news.extend(told)
+                self._received_bytes += len(prefixed(item))
+                if self._received_bytes > self._most_bytes() and not _is_end(news):
+                    news.append(Ended(How.FAULT, "sent far more than its tokens need"))
+                if _is_end(news):
                     return news
             self._splitter.feed(b"")  # a bad length behind good items shows now
         except ProtocolError as error:
             news.append(Ended(How.FAULT, error.message))
         return news
 
-    def timer(self, name: str) -> Ended:
+    def _most_bytes(self) -> int:
+        """What the frames so far may have together: what one worker can make this node keep."""
+        per_token = MAX_BYTES_PER_TOKEN * (1 + (self.assign.config.logprobs or 0))
+        return MAX_IDLE_BYTES + per_token * self.received
+
+    def timer(self, name: str) -> Slow | Ended:
         match name:
+            case "half":
+                self._slow = True
+                self._desk.after(self._key("stall"), self._stall_ms - self._stall_ms // 2)
+                return Slow()
             case "accept":
                 return Ended(How.SILENT, "did not answer the assignment")
             case "stall":
@@ -142,12 +181,12 @@ class Attempt:
                 raise AssertionError(f"no such timer: {name}")
 
     def cancel_frame(self, reason: str) -> bytes:
-        data = self._writer.encode(Cancel(n=0, reason=reason))
+        data = self._writer.encode(Cancel(n=0, reason=clip_text(reason, MAX_ERROR_BYTES)))
         self._book.add(self.assign.request_id, data)
         return data
 
     def stop_timers(self) -> None:
-        for name in ("accept", "stall", "advance"):
+        for name in ("accept", "half", "stall", "advance"):
             self._desk.agenda.cancel(self._key(name))
 
     def tokens_per_s(self) -> float | None:
@@ -178,6 +217,27 @@ class Attempt:
             case _:
                 assert_never(frame)
 
+    def maker(self) -> Maker:
+        """What its tokens are made with, as far as it has told."""
+        return Maker.said(self.facts) if self.facts is not None else Maker.offered(self.candidate.offer)
+
+    def _sign_of_life(self) -> list[News]:
+        """A token or Progress: the stall's clock starts anew."""
+        self._desk.after(self._key("half"), self._stall_ms // 2)
+        if not self._slow:
+            return []
+        self._slow = False
+        self._desk.agenda.cancel(self._key("stall"))
+        return [Awake()]
+
+    def _continues(self) -> bool:
+        """False: less exactly than is allowed. Asked when its facts come, or at a first token without."""
+        if self._continuation is None or self.seam is not None:
+            return True
+        promised = self._continuation.promised(self.candidate.offer)
+        self.seam = self._continuation.held(promised, self.maker())
+        return self.seam is not None
+
     def _accept(self) -> list[News]:
         if self.accepted:
             return []
@@ -187,16 +247,16 @@ class Attempt:
 
     def _progress(self, frame: Progress) -> list[News]:
         first = self._accept()
-        if frame.facts is not None:
+        if frame.facts is not None and self.facts is None:
             self.facts = frame.facts
-        mark = (frame.phase, -frame.value if frame.phase is Phase.QUEUED else frame.value)
-        advanced = mark > self._advance and not (frame.phase is Phase.DECODE and self.received)
-        if first or advanced:
+            if not self._continues():
+                return [*first, Ended(How.UNEQUAL, UNEQUAL)]
+        mark = _mark(frame)
+        if first or (mark > self._advance and not self.received):
             self._advance = max(self._advance, mark)
             self._est_ms = frame.est_ms
             self._renew_advance()
-        self._desk.after(self._key("stall"), self._stall_ms)
-        return first
+        return first + self._sign_of_life()
 
     def _renew_advance(self) -> None:
         timers = self._desk.timers
@@ -213,18 +273,24 @@ class Attempt:
         wrong = self._wrong_with(frame)
         if wrong:
             return [*first, Ended(How.FAULT, wrong)]
+        if not self._continues():
+            return [*first, Ended(How.UNEQUAL, UNEQUAL)]
         if self.first_token_mono_ms is None:
             self.first_token_mono_ms = self._desk.now.mono_ms
         self.received += len(frame.texts)
         for text in frame.texts:
             self._digest.update(text.encode("utf-8"))
         self._renew_advance()
-        self._desk.after(self._key("stall"), self._stall_ms)
-        return [*first, Got(frame)]
+        return [*first, *self._sign_of_life(), Got(frame)]
+
+    @property
+    def _next_index(self) -> int:
+        """Tokens of the whole answer so far."""
+        return self.first_index + self.received
 
     def _wrong_with(self, frame: Token) -> str:
-        if frame.index != self.received:
-            return f"sent token {frame.index} where {self.received} was next"
+        if frame.index != self._next_index:
+            return f"sent token {frame.index} where {self._next_index} was next"
         if frame.index + len(frame.texts) > self.assign.config.max_tokens:
             return "sent more tokens than were asked for"
         if any(len(text.encode("utf-8")) > MAX_TOKEN_TEXT_BYTES for text in frame.texts):
@@ -234,13 +300,39 @@ class Attempt:
     def _complete(self, frame: Complete) -> Completed | Ended:
         if frame.finish_reason is FinishReason.CANCELLED:
             return Ended(How.SHORT, "cancelled what nobody had cancelled")
-        if frame.total_tokens > self.received:
-            return Ended(How.SHORT, f"announced {frame.total_tokens} tokens, {self.received} came")
-        if frame.total_tokens != self.received or frame.completion_tokens != self.received:
-            return Ended(How.FAULT, f"counted {frame.total_tokens} tokens where {self.received} came")
+        tokens = self._next_index
+        if frame.total_tokens > tokens:
+            return Ended(How.SHORT, f"announced {frame.total_tokens} tokens, {tokens} came")
+        if frame.total_tokens != tokens or frame.completion_tokens != tokens:
+            return Ended(How.FAULT, f"counted {frame.total_tokens} tokens where {tokens} came")
+        if not self._continues():
+            return Ended(How.UNEQUAL, UNEQUAL)
         if frame.text_digest != self._digest.digest():
             return Ended(How.DIGEST, "the answer's digest is not that of the text received")
         wanted = self.assign.model_digest
         if wanted is not None and frame.model_digest != wanted:
             return Ended(How.DIGEST, "answered with other weights than were asked for")
         return Completed(frame)
+
+
+def _is_untrue(told: list[News]) -> bool:
+    """The frame was a lie or breaks a promise: it is no part of the answer's record."""
+    return bool(told) and isinstance(told[-1], Ended) and told[-1].how in (How.FAULT, How.SHORT)
+
+
+def _is_end(news: list[News]) -> bool:
+    return bool(news) and isinstance(news[-1], Ended | Completed)
+
+
+def _mark(frame: Progress) -> tuple[Phase, int]:
+    """What may only rise: a later phase, a lower position, a higher percent. In decode nothing but a token is
+    an advance, whatever count the worker gives of itself."""
+    match frame.phase:
+        case Phase.QUEUED:
+            return frame.phase, -frame.value
+        case Phase.PREFILL:
+            return frame.phase, min(frame.value, 100)
+        case Phase.DECODE:
+            return frame.phase, 0
+        case _:
+            assert_never(frame.phase)

@@ -152,9 +152,9 @@ class Core:
             case ev.GossipReceived():
                 self._membership.received(event)
             case ev.StreamOpened(dial, stream):
-                self._requester.opened(dial, stream)
+                self._requester.connector.opened(dial, stream)
             case ev.DialFailed(dial, reason, refused):
-                self._requester.dial_failed(dial, reason, refused=refused)
+                self._requester.connector.failed(dial, reason, refused=refused)
             case ev.Submit() | ev.CancelRequest():
                 self._user(event)
             case ev.EngineChanged():
@@ -300,7 +300,7 @@ class Core:
             case "request", bytes():
                 self._requester.request_timer(RequestId(which), name)
             case "dial", int():
-                self._requester.dial_timer(which)
+                self._requester.connector.timed_out(which)
             case "attempt", int():
                 self._requester.attempt_timer(which, name)
             case "job", int():

@@ -14,6 +14,7 @@ from llama_gossip.protocol.messages import (
     Resume,
     TokenLogprob,
 )
+from llama_gossip.protocol.resumption import ResumeClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,20 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedOver:
+    """Another worker continues an answer that has begun. Told before its first token."""
+
+    request_id: RequestId
+    attempt: int  # the one that continues
+    from_worker: NodeId
+    to_worker: NodeId
+    index: int  # of its first token
+    gap_ms: int  # between the last token before and the first one after
+    resume: ResumeClass
+    reason: str  # why the earlier attempt ended
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The one terminal event of a successful request."""
 
@@ -218,6 +233,7 @@ Effect: TypeAlias = (
     | Accepted
     | DeliverTokens
     | Retried
+    | FailedOver
     | Finished
     | Failed
     | PeerUp

@@ -16,6 +16,7 @@ from llama_gossip.protocol.messages import (
     RequestId,
     TokenLogprob,
 )
+from llama_gossip.protocol.resumption import ResumeClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class Submit:
     deadline_ms: int | None = None  # None: the protocol's default
     worker: NodeId | None = None  # only this one
     model_digest: bytes | None = None  # only this one
+    resume: ResumeClass = ResumeClass.IDS  # the least that a continuation by another worker may be
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from llama_gossip.protocol.timers import Timers
 RequestKey: TypeAlias = tuple[NodeId, RequestId]
 
 MAX_TOMBSTONES_PER_REQUESTER = 256  # beyond it a requester's oldest go: only it can repeat its own Assigns
+MAX_FENCES = 65_536  # of all requesters: keys cost nothing in an open network, memory does
 
 
 @dataclass(slots=True)
@@ -36,6 +37,12 @@ class Fences:
         self._expire(key[0], now_mono_ms)
         fence = self._fences.get(key)
         return fence is None or attempt > fence.attempt
+
+    def has_room(self, key: RequestKey, now_mono_ms: int) -> bool:
+        """False: this request is new, and nothing that is remembered may be forgotten for it yet."""
+        if len(self._fences) >= MAX_FENCES and key not in self._fences:
+            self.sweep(now_mono_ms)
+        return len(self._fences) < MAX_FENCES or key in self._fences
 
     def take(self, key: RequestKey, attempt: int) -> None:
         """Its job lives from now on."""

@@ -55,6 +55,11 @@ class Finder:
         """One to dial beside those that are being dialled."""
         return self._choose(request, self._survey(request))
 
+    def beside(self, request: Request) -> Candidate | None:
+        """One to dial in advance, while the live attempt is silent."""
+        live = request.attempt
+        return self._choose(request, self._survey(request), live.worker if live is not None else None)
+
     def newest(self, candidate: Candidate) -> tuple[int, int]:
         """(boot, seq) of its newest Announce: what it says after this is news."""
         orders = (peer.order for node_id, peer in self._peers() if node_id == candidate.node_id)
@@ -63,9 +68,11 @@ class Finder:
     def _survey(self, request: Request) -> Survey:
         return survey(self._peers(), request.want(), allowlist=self._allowlist, now=self._desk.now)
 
-    def _choose(self, request: Request, found: Survey) -> Candidate | None:
+    def _choose(self, request: Request, found: Survey, busy: NodeId | None = None) -> Candidate | None:
+        """Among those that have not failed it yet, then among the others."""
+
         def barred(worker: NodeId) -> bool:
-            return worker in request.barred or request.dialling(worker)
+            return worker in request.barred or request.dialling(worker) or worker == busy
 
         def barred_or_tired(worker: NodeId) -> bool:
             return barred(worker) or worker in request.tired

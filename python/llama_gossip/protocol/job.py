@@ -1,14 +1,16 @@
 """Job: one accepted attempt on the worker's side, from its Assign to the closed stream.
 
-The law: frames only while the requester is there; progress is said only while it is true (queued, or the
-engine has stepped lately); the answer ends with exactly one Complete or Error.
+The law: frames only while the requester is there; indices and digest count the whole answer, its resumed part
+included; progress is said only while it is true (queued, or the engine has stepped lately); the answer ends
+with exactly one Complete or Error.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
 
-from llama_gossip.protocol.batch import MAX_TOKEN_TEXT_BYTES, Batch
+from llama_gossip.protocol.batch import Batch, is_sendable
+from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import FinishStream, WriteStream
 from llama_gossip.protocol.events import EngineDone, EngineTokens
@@ -45,8 +47,10 @@ class Job:
         self.reader = FrameReader(context, requester, desk.verify, REQUESTER_KINDS)
         self._desk = desk
         self._writer = FrameWriter(context, desk.signer)
-        self._batch = Batch()
-        self._digest = blake2b(digest_size=32)
+        resume = assign.resume
+        self.first_index = 0 if resume is None else resume.from_index
+        self._batch = Batch(next_index=self.first_index)
+        self._digest = blake2b(b"" if resume is None else resume.text.encode("utf-8"), digest_size=32)
         self._facts: PromptFacts | None = None
         self._percent = 0
         self._flushed_mono_ms: int | None = None
@@ -57,8 +61,8 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Made by the engine so far."""
-        return self._batch.next_index
+        """Made by the engine so far: the resumed part of an answer is not its work."""
+        return self._batch.next_index - self.first_index
 
     @property
     def request_key(self) -> RequestKey:
@@ -91,10 +95,8 @@ class Job:
         self._percent = max(self._percent, min(percent, 100))
 
     def add(self, event: EngineTokens) -> bool:
-        """False: the engine has skipped or repeated a token."""
-        ids_fit = len(event.token_ids) in (0, len(event.texts))
-        texts_fit = all(len(text.encode("utf-8")) <= MAX_TOKEN_TEXT_BYTES for text in event.texts)
-        if event.index != self._batch.next_index or not ids_fit or not texts_fit:
+        """False: the engine has skipped or repeated a token, or made one that no frame carries."""
+        if event.index != self._batch.next_index or not is_sendable(event):
             return False
         self.step(JobStep.TOKEN)
         for text in event.texts:
@@ -125,7 +127,7 @@ class Job:
 
     def is_whole(self, done: EngineDone) -> bool:
         """Whether the engine's own account of the answer is the one that was sent."""
-        return done.total_tokens == self.tokens and done.text_digest == self._digest.digest()
+        return done.total_tokens == self._batch.next_index and done.text_digest == self._digest.digest()
 
     def complete(self, done: EngineDone) -> None:
         self.flush()
@@ -145,7 +147,7 @@ class Job:
 
     def fail(self, code: str, message: str, *, retryable: bool) -> None:
         self.flush()
-        self._answer(Error(n=0, error=_cut(message), code=code, retryable=retryable))
+        self._answer(Error(n=0, error=clip_text(message, MAX_ERROR_BYTES), code=code, retryable=retryable))
 
     def _answer(self, frame: Complete | Error) -> None:
         """The last frame; our side ends after it, the requester's end is awaited."""
@@ -169,8 +171,3 @@ class Job:
     def stop_timers(self) -> None:
         for name in ("beat", "flush", "deadline", "closing"):
             self._desk.agenda.cancel(self.key(name))
-
-
-def _cut(sentence: str) -> str:
-    """Within the frame's limit, never through a character."""
-    return sentence.encode("utf-8")[:MAX_ERROR_BYTES].decode("utf-8", "ignore")

@@ -89,6 +89,10 @@ class Jobs:
             self.close(older, "superseded", StreamCode.SUPERSEDED)
         return True
 
+    def remembers_another(self, key: RequestKey) -> bool:
+        """False: the table of fences is full, a new request has no place in it."""
+        return self._fences.has_room(key, self._desk.now.mono_ms)
+
     def accept(self, assign: Assign, *, requester: NodeId, stream: int, context: bytes, friend: bool) -> Job:
         self._numbers += 1
         desk = self._desk

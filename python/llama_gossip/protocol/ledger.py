@@ -54,8 +54,8 @@ class Ledger:
         self.record(worker).in_flight -= 1
 
     def announced(self, worker: NodeId, load: int) -> None:
-        """`load` jobs, running or queued, by its newest Announce. What this node has there it knows better than
-        any Announce, so only the rest is kept: an old load would hide that its own requests have ended."""
+        """`load` jobs, running or queued, by its newest Announce. What this node has there it knows
+        better, so only the rest is kept: an old load would hide that its own requests have ended."""
         record = self._records.get(worker)
         if record is not None:
             record.others = max(0, load - record.in_flight)

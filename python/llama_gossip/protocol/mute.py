@@ -11,14 +11,15 @@ from collections import deque
 from llama_gossip.protocol.timers import Timers
 
 MIN_ANNOUNCES = 4  # fewer may all have left me out by chance
-MAX_REMEMBERED = 1_024  # of each list: more than a network of 4 096 peers sends in a second of evidence
+MAX_REMEMBERED = 1_024  # of each list: own Announces, and those that name this node, within the window
 
 
 class Mute:
     def __init__(self, timers: Timers) -> None:
         self._window_ms = timers.mute_ms
         self._sent: deque[tuple[int, int]] = deque(maxlen=MAX_REMEMBERED)  # (mono, seq)
-        self._heard: deque[tuple[int, int]] = deque(maxlen=MAX_REMEMBERED)  # (mono, seq that names me, or -1)
+        self._heard: deque[int] = deque(maxlen=MIN_ANNOUNCES)  # mono, of anybody's
+        self._named: deque[tuple[int, int]] = deque(maxlen=MAX_REMEMBERED)  # (mono, seq that names me)
 
     def sent(self, seq: int, now_mono_ms: int) -> None:
         """Keeps the newest that is older than the window, and all younger ones."""
@@ -27,10 +28,14 @@ class Mute:
             self._sent.popleft()
 
     def heard(self, names_me: int | None, now_mono_ms: int) -> None:
-        self._heard.append((now_mono_ms, -1 if names_me is None else names_me))
+        self._heard.append(now_mono_ms)
+        if names_me is not None:
+            self._named.append((now_mono_ms, names_me))
 
     def verdict(self, now_mono_ms: int) -> bool:
         since = now_mono_ms - self._window_ms
+        if len(self._heard) < MIN_ANNOUNCES or self._heard[0] <= since:
+            return False
         old = [seq for at, seq in self._sent if at <= since]
-        recent = [seq for at, seq in self._heard if at > since]
-        return bool(old) and len(recent) >= MIN_ANNOUNCES and max(recent) < old[-1]
+        named = max((seq for at, seq in self._named if at > since), default=-1)
+        return bool(old) and named < old[-1]

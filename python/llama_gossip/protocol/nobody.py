@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llama_gossip.protocol.messages import NodeId
-from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.request import MAX_TRAIL, Request
 from llama_gossip.protocol.selection import Survey, Unfit
 from llama_gossip.protocol.states import RequestState
 
@@ -23,13 +23,18 @@ class Why:
 
 def why_nobody(request: Request, survey: Survey) -> Why:
     """Nobody in the roster can serve it."""
-    trail = (*request.trail, *((node_id, 0, reason) for node_id, _, reason in survey.unfit))
+    unfit = survey.unfit[: MAX_TRAIL - len(request.trail)]
+    trail = (*request.trail, *((node_id, 0, reason) for node_id, _, reason in unfit))
     seen = len(survey.unfit)
     peers = f"{seen} peer{'' if seen == 1 else 's'} seen"
     model = request.submit.model
+    reasons = {unfit for _, unfit, _ in survey.unfit}
+    if Unfit.RESUME in reasons:
+        least = request.submit.resume.word
+        message = f"after {request.delivered} tokens nobody can continue the answer by {least} ({peers})"
+        return Why("peer_failed", message, "allow less: --resume text", trail)
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
-    reasons = {unfit for _, unfit, _ in survey.unfit}
     if Unfit.TOO_LONG in reasons:
         needed = request.want().least_tokens
         message = f"prompt and answer are too long for every worker ({peers}, {needed} tokens or more needed)"

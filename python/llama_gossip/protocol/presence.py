@@ -11,11 +11,18 @@ from dataclasses import replace
 
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import Broadcast
 from llama_gossip.protocol.envelope import sign_envelope
 from llama_gossip.protocol.jobs import Jobs
-from llama_gossip.protocol.limits import HEARD_ID_BYTES, KEY_BYTES, MAX_HEARD, MAX_NAME_BYTES
+from llama_gossip.protocol.limits import (
+    HEARD_ID_BYTES,
+    KEY_BYTES,
+    MAX_ERROR_BYTES,
+    MAX_HEARD,
+    MAX_NAME_BYTES,
+)
 from llama_gossip.protocol.messages import Announce, Capacity, Head, Leave, NodeState
 from llama_gossip.protocol.mute import Mute
 from llama_gossip.protocol.roster import Peer, Roster
@@ -117,7 +124,7 @@ class Presence:
         if not self._joined:
             return
         desk = self._desk
-        leave = Leave(desk.head(), reason)
+        leave = Leave(desk.head(), clip_text(reason, MAX_ERROR_BYTES))
         desk.emit(Broadcast(sign_envelope(leave, desk.signer, desk.net_id), urgent=True))
         self._joined = False
         self._said = None

@@ -108,7 +108,7 @@ class Receiver:
     def receive(
         self, data: bytes, delivered_from: NodeId, now: Now, known: Callable[[NodeId], bool]
     ) -> Received | Dropped:
-        """known: is this signer on the allowlist or in the roster? Never raises for what a peer sent."""
+        """known: is this signer in the roster? Never raises for what a peer sent."""
         try:
             received = self._receive(data, delivered_from, now, known)
         except _Drop as drop:
@@ -132,7 +132,7 @@ class Receiver:
     def _receive(self, data: bytes, neighbour: NodeId, now: Now, known: Callable[[NodeId], bool]) -> Received:
         raw = self._split(data)
         sender, head = raw.sender, raw.head
-        is_known = known(sender)
+        is_known = self.allowlist is not None or known(sender)  # `_split` let nobody else through
         seen = self._windows.check(
             sender, head.boot, head.seq, neighbour=neighbour, known=is_known, mono_ms=now.mono_ms
         )

@@ -7,15 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.attempt import Attempt
 from llama_gossip.protocol.events import Submit
 from llama_gossip.protocol.messages import IdsPrompt, NodeId, RequestId
+from llama_gossip.protocol.resumption import Prefix
 from llama_gossip.protocol.selection import Candidate, Want
 from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
 
 MAX_STRIKES = 3  # accepted attempts in a row without one new token
 MAX_ATTEMPTS = 16  # accepted, in all
 MAX_TRAIL = 64  # lines kept: enough to explain, bounded for a request that waits long
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A stream that stands ready while the live attempt is silent."""
+
+    candidate: Candidate
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """Where the answer was torn. Told to the user once it is known how it held."""
+
+    from_worker: NodeId
+    reason: str
 
 
 @dataclass(slots=True)
@@ -28,10 +46,13 @@ class Request:
     attempts: int = 0  # the fencing token: Assigns signed so far
     accepted: int = 0
     strikes: int = 0
-    delivered: int = 0  # tokens released to the user
+    prefix: Prefix = field(default_factory=Prefix)
+    last_token_mono_ms: int = 0
+    seam: Seam | None = None  # the attempt that made the last token has failed, and no newer one has come
     least_context: int = 0  # a worker with less has refused it as too long
     dials: dict[int, Candidate] = field(default_factory=dict)
     attempt: Attempt | None = None
+    spare: Spare | None = None
     closing: int | None = None  # the stream of a finished attempt, until its own end
     barred: dict[NodeId, str] = field(default_factory=dict)  # said no for good, and why (a code)
     tired: set[NodeId] = field(default_factory=set)  # failed once: others are tried first
@@ -42,6 +63,11 @@ class Request:
     @property
     def request_id(self) -> RequestId:
         return self.submit.request_id
+
+    @property
+    def delivered(self) -> int:
+        """Tokens released to the user."""
+        return self.prefix.tokens
 
     @property
     def ended(self) -> bool:
@@ -72,7 +98,11 @@ class Request:
             least_tokens=max(known + self.submit.config.max_tokens, self.least_context),
             max_tokens=self.submit.config.max_tokens,
             worker=self.submit.worker,
+            continuation=self.prefix.continuation(self.submit.resume),
         )
 
     def dialling(self, worker: NodeId) -> bool:
         return any(candidate.node_id == worker for candidate in self.dials.values())
+
+    def key(self, name: str) -> TimerKey:
+        return ("request", self.request_id, name)

@@ -1,8 +1,8 @@
 """Requester: the requests of this node's user, from submit to exactly one terminal event each.
 
 The law: one live attempt a request, attempt numbers only rise, tokens come from the current attempt alone,
-and what ended is cancelled at its worker. One's own worker is a candidate like any other: the driver loops
-an OpenStream to the own id in process.
+and what ended is cancelled at its worker before another continues it. One's own worker is a candidate like
+any other: the driver loops an OpenStream to the own id in process.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
 from llama_gossip.protocol import aftermath
-from llama_gossip.protocol.agenda import TimerKey
-from llama_gossip.protocol.attempt import Attempt, Completed, Ended, Got, How, News, Taken
+from llama_gossip.protocol.assignment import assign_of, extended_deadline
+from llama_gossip.protocol.attempt import Attempt, Awake, Completed, Ended, Got, How, News, Slow, Taken
+from llama_gossip.protocol.connector import NOT_ADMITTED, Connector
 from llama_gossip.protocol.desk import Desk
-from llama_gossip.protocol.dialler import Dialler
 from llama_gossip.protocol.effects import (
-    AbandonDial,
     Accepted,
     DeliverTokens,
     Failed,
+    FailedOver,
     Finished,
     FinishStream,
     ResetStream,
@@ -30,15 +30,13 @@ from llama_gossip.protocol.events import CancelRequest, Submit
 from llama_gossip.protocol.finder import Finder, Hold
 from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
-from llama_gossip.protocol.messages import Assign, Complete, RequestId
+from llama_gossip.protocol.messages import Complete, RequestId, Token
 from llama_gossip.protocol.nobody import Why, why_late
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.states import RequestStep
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
-
-NOT_ADMITTED = "does not admit this node"
 
 
 class Requester:
@@ -49,13 +47,15 @@ class Requester:
         self._book = book
         self._requests: dict[RequestId, Request] = {}
         self._by_stream: dict[int, Request] = {}
-        self._dialler = Dialler(desk)
+        self.connector = Connector(
+            desk, finder=finder, ledger=ledger, connected=self._assign, stuck=self._next
+        )
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def owns(self, stream: int) -> bool:
-        return stream in self._by_stream
+        return stream in self._by_stream or self.connector.owns(stream)
 
     # --- the user ---
 
@@ -69,7 +69,7 @@ class Requester:
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
-        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)
+        self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         self._next(request)
 
     def cancel(self, event: CancelRequest) -> None:
@@ -102,65 +102,24 @@ class Requester:
         if isinstance(found, Hold):
             self._wait(request, found)
         else:
-            self._dial(request, found)
+            self.connector.dial(request, found)
 
     def _wait(self, request: Request, hold: Hold) -> None:
         if hold.until_mono_ms <= self._desk.now.mono_ms:
             self._end(request, hold.why)
             return
         request.step(RequestStep.WAIT)
-        self._desk.agenda.set(self._key(request, "retry"), hold.until_mono_ms)
-
-    # --- dialling ---
-
-    def _dial(self, request: Request, candidate: Candidate) -> None:
-        request.step(RequestStep.DIAL)
-        self._desk.agenda.cancel(self._key(request, "retry"))
-        self._dialler.dial(request, candidate)
-        self._desk.after(self._key(request, "next_dial"), self._desk.timers.dial_next_ms)
-
-    def _dial_another(self, request: Request) -> None:
-        """The first has not connected soon enough: the next candidate is dialled too."""
-        candidate = self._finder.another(request) if request.dials else None
-        if candidate is not None:
-            self._dial(request, candidate)
-
-    def opened(self, dial: int, stream: int) -> None:
-        taken = self._dialler.take(dial)
-        if taken is None:  # nobody waits for it any more
-            self._desk.emit(ResetStream(stream, StreamCode.DONE))
-            return
-        request, candidate = taken
-        self._stop_dialling(request)
-        self._assign(request, candidate, stream)
-
-    def dial_failed(self, dial: int, reason: str, *, refused: bool = False) -> None:
-        taken = self._dialler.take(dial)
-        if taken is None:
-            return
-        request, candidate = taken
-        self._desk.count("dials_failed")
-        if refused:
-            request.note(candidate.node_id, 0, NOT_ADMITTED)
-            request.barred[candidate.node_id] = "policy"
-        else:
-            request.note(candidate.node_id, 0, f"could not be reached: {reason}")
-            request.failed_before = True
-            request.tired.add(candidate.node_id)
-            self._ledger.out(candidate.node_id, self._finder.newest(candidate), self._desk.now.mono_ms)
-        self._next(request)
-
-    def _stop_dialling(self, request: Request) -> None:
-        self._desk.agenda.cancel(self._key(request, "next_dial"))
-        self._dialler.abandon(request)
+        self._desk.agenda.set(request.key("retry"), hold.until_mono_ms)
 
     # --- the attempt ---
 
     def _assign(self, request: Request, candidate: Candidate, stream: int) -> None:
         if request.submit.deadline_ms is None:
-            self._extend_deadline(request, candidate)
+            request.deadline_mono_ms = extended_deadline(self._desk, request, candidate)
+            self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         request.attempts += 1
-        assign = self._assign_of(request, candidate)
+        want = request.want()
+        assign = assign_of(self._desk, request, candidate, want.promised(candidate.offer))
         try:
             data, context = encode_assign(assign, self._desk.signer, self._desk.net_id)
         except ProtocolError as error:
@@ -182,40 +141,16 @@ class Requester:
             context=context,
             sent_bytes=len(data),
             stall_ms=request.stall_ms,
+            prefix=request.prefix,
+            continuation=want.continuation,
         )
-
-    def _assign_of(self, request: Request, candidate: Candidate) -> Assign:
-        submit, now_ms = request.submit, self._desk.now.mono_ms
-        worker_clock = candidate.ts + now_ms - candidate.received_mono_ms
-        return Assign(
-            head=self._desk.head(),
-            request_id=submit.request_id,
-            attempt=request.attempts,
-            worker=candidate.node_id,
-            worker_boot=candidate.boot,
-            accept_by=worker_clock + self._desk.timers.assign_window_ms,
-            prompt=submit.prompt,
-            config=submit.config,
-            resume=None,
-            priority=submit.priority,
-            deadline_ms=max(1, request.deadline_mono_ms - now_ms),
-            model=candidate.offer.name,
-            model_digest=submit.model_digest,
-            date=submit.date,
-        )
-
-    def _extend_deadline(self, request: Request, candidate: Candidate) -> None:
-        """The default deadline leaves room for a slow worker's whole answer."""
-        speed = candidate.capacity.tokens_per_s
-        extra_ms = round(2_000 * request.submit.config.max_tokens / speed) if speed > 0 else 0
-        extra_ms = min(extra_ms, self._desk.timers.max_job_ms)
-        deadline = request.submitted_mono_ms + self._desk.timers.deadline_ms + extra_ms
-        request.deadline_mono_ms = max(request.deadline_mono_ms, deadline)
-        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)
 
     # --- what the stream brings ---
 
     def data(self, stream: int, data: bytes) -> None:
+        if self.connector.owns(stream):
+            self.connector.gone(stream)
+            return
         request = self._by_stream[stream]
         attempt = request.attempt
         if attempt is None or attempt.stream != stream:
@@ -236,6 +171,9 @@ class Requester:
             self._gone(stream, f"was lost: {reason}")
 
     def _gone(self, stream: int, reason: str, how: How = How.LOST) -> None:
+        if self.connector.owns(stream):
+            self.connector.gone(stream)
+            return
         request = self._by_stream[stream]
         if request.attempt is None:
             self._close(request)
@@ -249,21 +187,11 @@ class Requester:
                 request.accepted += 1
                 self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number))
             case Got(token):
-                if request.delivered == 0:
-                    self._ledger.first_token(attempt.worker, self._desk.now.mono_ms - attempt.sent_mono_ms)
-                request.delivered += len(token.texts)
-                self._desk.count("tokens_received", len(token.texts))
-                self._desk.emit(
-                    DeliverTokens(
-                        request.request_id,
-                        token.index,
-                        token.token_ids,
-                        token.texts,
-                        token.logprobs,
-                        attempt.worker,
-                        attempt.number,
-                    )
-                )
+                self._release(request, attempt, token)
+            case Slow():
+                self.connector.prepare(request)
+            case Awake():
+                self.connector.stop(request)
             case Completed(complete):
                 self._completed(request, attempt, complete)
             case Ended():
@@ -271,14 +199,55 @@ class Requester:
             case _:
                 assert_never(news)
 
+    def _release(self, request: Request, attempt: Attempt, token: Token) -> None:
+        """The one place where tokens go to the user."""
+        if request.delivered == 0:
+            self._ledger.first_token(attempt.worker, self._desk.now.mono_ms - attempt.sent_mono_ms)
+        self._mend(request, attempt)
+        request.prefix.add(token, attempt.maker(), attempt.seam)
+        request.last_token_mono_ms = self._desk.now.mono_ms
+        self._desk.count("tokens_received", len(token.texts))
+        self._desk.emit(
+            DeliverTokens(
+                request.request_id,
+                token.index,
+                token.token_ids,
+                token.texts,
+                token.logprobs,
+                attempt.worker,
+                attempt.number,
+            )
+        )
+
+    def _mend(self, request: Request, attempt: Attempt) -> None:
+        """The answer goes on behind the seam, and the user hears how."""
+        seam, request.seam = request.seam, None
+        if seam is None or attempt.seam is None:
+            return
+        self._desk.count(f"failovers_{attempt.seam.word}")
+        self._desk.emit(
+            FailedOver(
+                request_id=request.request_id,
+                attempt=attempt.number,
+                from_worker=seam.from_worker,
+                to_worker=attempt.worker,
+                index=attempt.first_index,
+                gap_ms=self._desk.now.mono_ms - request.last_token_mono_ms,
+                resume=attempt.seam,
+                reason=seam.reason,
+            )
+        )
+
     def _completed(self, request: Request, attempt: Attempt, complete: Complete) -> None:
         request.step(RequestStep.COMPLETE)
+        self.connector.stop(request)
+        self._mend(request, attempt)
         slots = attempt.candidate.capacity.max_concurrent
         self._ledger.success(attempt.worker, attempt.tokens_per_s(), slots)
         self._release_attempt(request, attempt)
         request.closing = attempt.stream
         self._by_stream[attempt.stream] = request
-        self._desk.agenda.cancel(self._key(request, "deadline"))
+        self._desk.agenda.cancel(request.key("deadline"))
         self._desk.after(("attempt", attempt.stream, "closing"), self._desk.timers.closing_ms)
         self._desk.emit(FinishStream(attempt.stream))
         self._desk.count("requests_done")
@@ -306,6 +275,7 @@ class Requester:
             request.stall_ms = min(2 * request.stall_ms, self._desk.timers.stall_max_ms)
         newest = self._finder.newest(attempt.candidate)
         aftermath.settle(self._desk, self._ledger, request, attempt, ended, newest=newest)
+        aftermath.torn(request, attempt, ended)
         why = aftermath.judge(request, attempt, ended)
         if why is not None:
             self._end(request, why)
@@ -313,8 +283,8 @@ class Requester:
         self._desk.emit(Retried(request.request_id, attempt.number, attempt.worker, ended.reason))
         reborn = aftermath.reborn(request, attempt, ended)
         if reborn is not None:
-            self._dial(request, reborn)
-        else:
+            self.connector.dial(request, reborn)
+        elif not self.connector.use_prepared(request):
             self._next(request)
 
     def _end_attempt(self, request: Request, attempt: Attempt, ended: Ended) -> None:
@@ -324,7 +294,7 @@ class Requester:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
             case How.FAULT | How.DIGEST:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
-            case How.SILENT | How.SHORT:
+            case How.SILENT | How.SHORT | How.UNEQUAL:
                 self._cancel_live(attempt, ended.reason)
             case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))
@@ -347,7 +317,7 @@ class Requester:
     def _end(self, request: Request, why: Why) -> None:
         """The one terminal event of a request that does not succeed."""
         request.step(RequestStep.CANCEL if why.code == "cancelled" else RequestStep.FAIL)
-        self._stop_dialling(request)
+        self.connector.stop(request)
         if request.attempt is not None:
             self._cancel_live(request.attempt, why.message)
             self._release_attempt(request, request.attempt)
@@ -366,14 +336,10 @@ class Requester:
 
     def _forget(self, request: Request) -> None:
         for name in ("deadline", "retry", "next_dial"):
-            self._desk.agenda.cancel(self._key(request, name))
+            self._desk.agenda.cancel(request.key(name))
         del self._requests[request.request_id]
 
     # --- timers ---
-
-    @staticmethod
-    def _key(request: Request, name: str) -> TimerKey:
-        return ("request", request.request_id, name)
 
     def request_timer(self, request_id: RequestId, name: str) -> None:
         request = self._requests[request_id]
@@ -383,13 +349,9 @@ class Requester:
             case "retry":
                 self._next(request)
             case "next_dial":
-                self._dial_another(request)
+                self.connector.dial_another(request)
             case _:
                 raise AssertionError(f"no such timer: {name}")
-
-    def dial_timer(self, dial: int) -> None:
-        self._desk.emit(AbandonDial(dial))
-        self.dial_failed(dial, f"no connection within {self._desk.timers.dial_ms} ms")
 
     def attempt_timer(self, stream: int, name: str) -> None:
         request = self._by_stream[stream]

@@ -15,11 +15,13 @@ from enum import StrEnum
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
+from llama_gossip.protocol.resumption import Continuation, ResumeClass
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.timers import Timers
 
 EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a second chance
 UNKNOWN_TOKENS_PER_S = 10.0  # a worker that announces no speed: neither favoured nor starved
+SLOWEST_TOKENS_PER_S = 0.001  # what an announced speed is at least: negative or next to zero makes no score
 UNKNOWN_TTFT_MS = 200.0
 SATURATED_MS = 60_000.0  # what a stale Announce adds: chosen only when nobody fresh is there
 
@@ -33,6 +35,7 @@ class Unfit(StrEnum):
     MODEL = "model"
     DIGEST = "digest"
     TOO_LONG = "too_long"
+    RESUME = "resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Want:
     least_tokens: int  # prompt (as far as it is known without a tokeniser) and answer together
     max_tokens: int
     worker: NodeId | None
+    continuation: Continuation | None = None  # None: the answer begins
+
+    def promised(self, offer: ModelOffer) -> ResumeClass | None:
+        """How this offer would continue the answer; None: there is nothing to continue."""
+        return None if self.continuation is None else self.continuation.promised(offer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,14 @@ def _offer(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[Unf
     if not roomy:
         context = max(m.context for m in equal)
         return Unfit.TOO_LONG, f"has a context of {context} tokens, {want.least_tokens} are needed"
-    return roomy[0]
+    going_on = want.continuation
+    if going_on is None:
+        return roomy[0]
+    fit = [m for m in roomy if going_on.allows(m)]
+    if not fit:
+        best = max(going_on.promised(m) for m in roomy)
+        return Unfit.RESUME, f"could continue the answer by {best.word} only, not by {going_on.least.word}"
+    return max(fit, key=going_on.promised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +155,7 @@ class Chooser:
         """`barred`: what this one request must not try again or is trying already."""
         pool = [c for c in candidates if not barred(c.node_id) and self.available(c, now)]
         awake = [c for c in pool if self.ledger.peek(c.node_id).cooldown_until_ms <= now.mono_ms]
-        pool = awake or pool  # if everyone is on cooldown, cooldowns are ignored
+        pool = _most_exact(awake or pool, want)  # if everyone is on cooldown, cooldowns are ignored
         if len(pool) < 2:
             return pool[0] if pool else None
         if self.rng.random() < self.explore_share:
@@ -156,7 +171,8 @@ class Chooser:
         """Estimated time to the whole answer. Own measurements first, announced values second."""
         record = self.ledger.peek(candidate.node_id)
         capacity = candidate.capacity
-        tokens_per_s = record.tokens_per_s or capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
+        announced_tokens_per_s = capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
+        tokens_per_s = max(record.tokens_per_s or announced_tokens_per_s, SLOWEST_TOKENS_PER_S)
         slots = max(1, capacity.max_concurrent)
         announced = capacity.current_load + capacity.queue_depth
         load = record.in_flight + (announced if record.others is None else record.others)
@@ -169,6 +185,15 @@ class Chooser:
         ttft_ms = UNKNOWN_TTFT_MS if record.ttft_ms is None else record.ttft_ms
         stale = now.mono_ms - candidate.received_mono_ms > self.timers.stale_ms
         return queue_ms + ttft_ms + generate_ms + (SATURATED_MS if stale else 0.0)
+
+
+def _most_exact(pool: list[Candidate], want: Want) -> list[Candidate]:
+    """Of an answer that has begun: those who can continue it best."""
+    going_on = want.continuation
+    if going_on is None or not pool:
+        return pool
+    best = max(going_on.promised(c.offer) for c in pool)
+    return [c for c in pool if going_on.promised(c.offer) is best]
 
 
 def is_out(record: Record, candidate: Candidate) -> bool:

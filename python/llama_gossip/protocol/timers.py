@@ -29,6 +29,7 @@ class Timers:
     cooldown_max_ms: int = 300_000
     digest_cooldown_ms: int = 300_000  # an answer whose digest is wrong
     full_retry_ms: int = 1_000  # a worker that says "full" without saying for how long
+    retry_least_ms: int = 200  # no worker can make us ask it more often than that
     join_grace_ms: int = 3_000  # a roster is trusted to be complete this long after joining
     nobody_latest_ms: int = 4_500  # "nobody serves it" is told within 5 s of the submit, joined or not
     out_patience_ms: int = 20_000  # a worker that lives announces anew within 18 s

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from typing import assert_never
 
 from llama_gossip.errors import ProtocolError
@@ -45,6 +46,10 @@ from llama_gossip.protocol.messages import (
 
 OPENS_ATTEMPT = 0x95  # msgpack's array of five: an envelope; a frame is an array of three
 MAX_KEPT = 256  # ended transcripts that nobody took: the oldest goes first
+# Attempts of one request that are recorded: twice as many as may be accepted. A full worker may be asked
+# hundreds of times, each time with the whole prompt: of attempts without a token the oldest go.
+MAX_ATTEMPTS_KEPT = 32
+_TOKEN_AT = LENGTH_PREFIX_BYTES + 1  # where a prefixed frame has its kind
 
 
 class TranscriptBook:
@@ -52,22 +57,28 @@ class TranscriptBook:
 
     def __init__(self, net_id: bytes) -> None:
         self._net_id = net_id
-        self._pages: dict[RequestId, list[bytes]] = {}
+        self._pages: dict[RequestId, list[list[bytes]]] = {}  # items by attempt
         self._ended: dict[RequestId, None] = {}
 
     def open(self, request_id: RequestId) -> None:
         self._pages[request_id] = []
 
     def add(self, request_id: RequestId, prefixed_item: bytes) -> None:
-        pages = self._pages.get(request_id)
-        if pages is not None:
-            pages.append(prefixed_item)
+        """A frame of the newest attempt."""
+        attempts = self._pages.get(request_id)
+        if attempts:
+            attempts[-1].append(prefixed_item)
 
     def add_assign(self, request_id: RequestId, prefixed_envelope: bytes) -> None:
+        attempts = self._pages.get(request_id)
+        if attempts is None:
+            return
         raw = split_envelope(prefixed_envelope[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES)
-        self.add(
-            request_id, prefixed_envelope + envelope_tag(raw.kind, raw.sender, raw.payload, self._net_id)
-        )
+        if len(attempts) >= MAX_ATTEMPTS_KEPT:
+            without_tokens = (n for n, attempt in enumerate(attempts) if not _has_tokens(attempt))
+            del attempts[next(without_tokens, 0)]
+        tag = envelope_tag(raw.kind, raw.sender, raw.payload, self._net_id)
+        attempts.append([prefixed_envelope + tag])
 
     def end(self, request_id: RequestId) -> None:
         """From now on it may be dropped when too many wait to be taken."""
@@ -78,12 +89,16 @@ class TranscriptBook:
             self.take(next(iter(self._ended)))
 
     def read(self, request_id: RequestId) -> bytes:
-        return b"".join(self._pages.get(request_id, ()))
+        return b"".join(chain.from_iterable(self._pages.get(request_id, ())))
 
     def take(self, request_id: RequestId) -> bytes:
         """Reads it and forgets it."""
         self._ended.pop(request_id, None)
-        return b"".join(self._pages.pop(request_id, ()))
+        return b"".join(chain.from_iterable(self._pages.pop(request_id, ())))
+
+
+def _has_tokens(attempt: list[bytes]) -> bool:
+    return any(item[_TOKEN_AT] == Kind.TOKEN for item in attempt[1:])
 
 
 @dataclass(frozen=True, slots=True)
