@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", default="full", help=", ".join(scenario.PROFILES))
     add("--scenario", type=Path, help="a TOML or JSON file: a profile with some fields changed")
     add("--faults", help="only these kinds, all of them on where the profile draws them; none: no fault")
-    add("--failover", action="store_true", help="an answer that has begun must go on elsewhere")
+    add("--no-failover", action="store_true", help="an answer that has begun may fail")
     add("--no-shrink", action="store_true", help="tell a failing seed as it is")
     add("--json", action="store_true", help="the last line on stdout is one object")
     add("--mutants", action="store_true", help="break the core one line at a time: the oracles must see it")
@@ -59,7 +59,7 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
     if options.faults is not None:
         names = [] if options.faults == "none" else options.faults.split(",")
         chosen = replace(chosen, faults=scenario.kinds_of(names))
-    return replace(chosen, failover=True) if options.failover else chosen
+    return replace(chosen, failover=False) if options.no_failover else chosen
 
 
 def _simulate(options: argparse.Namespace) -> int:

@@ -78,6 +78,6 @@ def shrink(seed: int, scenario: Scenario, oracle: str) -> Scenario:
 def command(seed: int, scenario: Scenario, profile: str) -> str:
     """What shows this seed again."""
     faults = ",".join(sorted(scenario.faults)) or "none"
-    failover = " --failover" if scenario.failover else ""
+    failover = "" if scenario.failover else " --no-failover"
     chosen = f"--profile {profile} --seed {seed} --requests 1 --faults {faults}{failover}"
     return f"python -m llama_gossip.simulation {chosen}"

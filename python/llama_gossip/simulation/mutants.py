@@ -290,7 +290,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "contiguous",
         "attempt",
-        "        if frame.index != self.received:\n",
+        "        if frame.index != self._next_index:\n",
         "        if False:\n",
         rule="tokens are released in order, each once",
         oracle="I1",
@@ -317,7 +317,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "total",
         "attempt",
-        "if frame.total_tokens != self.received or frame.completion_tokens != self.received:",
+        "if frame.total_tokens != tokens or frame.completion_tokens != tokens:",
         "if False:",
         rule="an answer has as many tokens as it says",
         oracle="I4",
@@ -327,7 +327,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "short",
         "attempt",
         "        if frame.text_digest != self._digest.digest():",
-        "        if frame.total_tokens <= self.received and frame.text_digest != self._digest.digest():",
+        "        if frame.total_tokens <= tokens and frame.text_digest != self._digest.digest():",
         rule="never a truncated success",
         oracle="I4",
         focus=("liar",),
@@ -359,6 +359,41 @@ MUTANTS: tuple[Mutant, ...] = (
         oracle="I4",
         focus=("liar",),
     ),
+    # --- it goes on elsewhere ---
+    _mutant(
+        "failover",
+        "aftermath",
+        "    if request.strikes >= MAX_STRIKES:",
+        "    if request.strikes >= MAX_STRIKES or request.delivered:",
+        rule="an answer that has begun goes on with another worker",
+        oracle="I11",
+    ),
+    _mutant(
+        "resume",
+        "assignment",
+        "resume=None if promised is None else request.prefix.resume(promised),",
+        "resume=None,",
+        rule="an answer that has begun is never begun anew",
+        oracle="I2",
+    ),
+    _mutant(
+        "resume_index",
+        "job",
+        "self.first_index = 0 if resume is None else resume.from_index",
+        "self.first_index = 0",
+        rule="a resumed worker counts from the answer's start",
+        oracle="I11",
+        focus=("crash", "reload", "cut"),
+    ),
+    _mutant(
+        "digest_of_the_whole",
+        "attempt",
+        "self._digest = prefix.digest.copy()",
+        "self._digest = blake2b(digest_size=32)",
+        rule="the digest counts the whole answer, resumed part included",
+        oracle="I11",
+        focus=("crash", "reload", "cut"),
+    ),
     # --- it ends ---
     _mutant(
         "accept_timer",
@@ -381,7 +416,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "deadline",
         "requester",
-        '        self._desk.agenda.set(self._key(request, "deadline"), request.deadline_mono_ms)\n'
+        '        self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)\n'
         "        self._next(request)",
         "        self._next(request)",
         rule="a request ends at its deadline",

@@ -27,7 +27,7 @@ class Scenario:
     name: str
     faults: frozenset[FaultKind] = ALL
     share: float = SHARE  # how likely each kind is in one seed
-    failover: bool = False  # the core continues an answer elsewhere; the oracles ask for it then
+    failover: bool = True  # an answer that has begun must go on elsewhere; False: it may fail
     requesters: Range = (1, 3)
     workers: Range = (2, 5)
     hybrids: Range = (0, 1)  # workers that also ask

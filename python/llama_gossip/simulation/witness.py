@@ -118,10 +118,9 @@ class Witness:
         elif accepted:
             if data in node.accepted:
                 self._blame("I6", f"{node.name} has taken the same message twice")
-            if data[2] == Kind.ANNOUNCE:
-                if signer is not None:
-                    self.heard_at[node.place, node.life, signer.place] = now_ms
-                    self._check_order(node, signer)
+            if data[2] == Kind.ANNOUNCE and signer is not None:
+                self.heard_at[node.place, node.life, signer.place] = now_ms
+                self._check_order(node, signer)
         if accepted:
             node.accepted.add(data)
 
