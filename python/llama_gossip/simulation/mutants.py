@@ -326,8 +326,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant(
         "short",
         "attempt",
-        "        if frame.text_digest != self._digest.digest():",
-        "        if frame.total_tokens <= tokens and frame.text_digest != self._digest.digest():",
+        "        tokens = self._next_index\n",
+        "        tokens = max(self._next_index, frame.total_tokens)\n",
         rule="never a truncated success",
         oracle="I4",
         focus=("liar",),

@@ -247,7 +247,7 @@ class Stranger:
             config=GenerationConfig(max_tokens=8),
             resume=None,
             priority=9,
-            deadline_ms=10_000,
+            deadline_ms=120_000,
             model=MODEL,
             model_digest=WEIGHTS,
             date="2026-11-24",
