@@ -389,7 +389,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "digest_of_the_whole",
         "attempt",
         "self._digest = prefix.digest.copy()",
-        "self._digest = blake2b(digest_size=32)",
+        "self._digest = Prefix().digest",
         rule="the digest counts the whole answer, resumed part included",
         oracle="I11",
         focus=("crash", "reload", "cut"),

@@ -26,7 +26,7 @@ ASSIGNS_PER_S = 5.0  # what the shortest retry_after allows
 ANNOUNCE_GAP_MS = 500  # never two Announces of a node within it
 UNDISTURBED_LEASE_MS = 1_500  # the way of a reset, and one step of the engine
 DISTURBED_LEASE_MS = 13_000  # the idle timeout of the connection, and the same
-LIVE_MS = 25_000  # a worker announces anew within 18 s; whoever is well for longer is known
+LIVE_MS = 3_000  # whoever is well for so long, and was heard since, can be asked
 AFTER_HEAL_MS = 120_000  # every request has ended by then, long before the default deadline
 WELL_BEFORE_MS = 60_000  # a deadline nearer than this is the user's own hurry
 

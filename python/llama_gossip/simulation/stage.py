@@ -53,8 +53,7 @@ class Stage:
                 self._witness.finished(effect)
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
-                self._witness.bad_news(node, effect.worker)
-                self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
+                self._witness.retried(node, effect)
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Failed():
                 self._witness.failed(node, effect)

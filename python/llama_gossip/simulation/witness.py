@@ -62,6 +62,15 @@ class Witness:
         if end is not None and end.number in self._world.wires.ends and not end.ended and not end.deaf:
             self._blame("I5", f"attempt {attempt} is over and its stream still open")
 
+    def retried(self, node: Process, end: ef.Retried) -> None:
+        """I11: an engine that nothing is wrong with makes what it is asked for."""
+        worker = self._world.by_id[end.worker]
+        sound = worker.machine is not None and not worker.machine.failing and worker.liar is None
+        if sound and end.reason.startswith("engine_failed"):
+            self._blame("I11", f"a job of {worker.name}'s sound engine has failed: {end.reason}")
+        self.bad_news(node, end.worker)
+        self.must_be_let_go(node, end.request_id, end.attempt)
+
     def finished(self, end: ef.Finished) -> None:
         liar = self._world.by_id[end.worker].liar
         if liar is not None and (end.request_id, end.attempt) in liar.spoilt:
@@ -183,7 +192,10 @@ class Witness:
         asker = self._world.by_id[story.requester]
         if now_ms - asker.healthy_since_ms < LIVE_MS:
             return ""
+        last = story.assigns[max(story.assigns)].worker if story.assigns else None
         for worker in self._world.workers:
+            if worker.node_id == last:
+                continue  # it has failed just now
             if self._could_serve(asker, worker, now_ms):
                 return worker.name
         return ""
