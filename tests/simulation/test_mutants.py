@@ -15,7 +15,8 @@ from llama_gossip.protocol import fences
 from llama_gossip.simulation import mutation
 from llama_gossip.simulation.campaign import command
 from llama_gossip.simulation.faults import FaultKind
-from llama_gossip.simulation.mutants import MUTANTS, Mutant
+from llama_gossip.simulation.mutant import Mutant
+from llama_gossip.simulation.mutants import MUTANTS
 from llama_gossip.simulation.scenario import PROFILES, kinds_of
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}

@@ -21,6 +21,7 @@ CONTEXT = 4_096
 NUMERICS = "simulation-1"
 START_MS = 2  # tokenising
 CANCEL_MS = 3  # one step of a fast model
+PLANNED = "as the simulation has planned"  # what it says of a failure
 STEPPED_MS = 500  # how often a machine in a long step says that it steps at all
 
 
@@ -186,7 +187,7 @@ class Machine:
     def _fail(self, run: Run, code: str, retryable: bool) -> None:
         if not run.ended and not (self.hung and code == "cancelled"):
             self._over(run)
-            self._tell(ev.EngineFailed(run.job, code, "by the simulation", retryable))
+            self._tell(ev.EngineFailed(run.job, code, PLANNED, retryable))
 
     def _over(self, run: Run) -> None:
         run.ended = True

@@ -17,12 +17,16 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 
 from llama_gossip.errors import UsageError
-from llama_gossip.simulation.mutants import MUTANTS, Mutant
+from llama_gossip.simulation.mutant import Mutant
+from llama_gossip.simulation.mutants import MUTANTS
 from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
 _KEPT = frozenset(
-    {f"llama_gossip.simulation.{name}" for name in ("mutants", "mutation", "scenario", "faults", "__main__")}
+    {
+        f"llama_gossip.simulation.{name}"
+        for name in ("mutant", "mutants", "mutation", "scenario", "faults", "__main__")
+    }
 )
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
 

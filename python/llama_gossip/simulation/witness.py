@@ -17,6 +17,7 @@ from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYT
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.history import Story, Work
+from llama_gossip.simulation.machine import PLANNED
 from llama_gossip.simulation.oracles import LIVE_MS
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import End
@@ -66,7 +67,7 @@ class Witness:
         """I11: an engine that nothing is wrong with makes what it is asked for."""
         worker = self._world.by_id[end.worker]
         sound = worker.machine is not None and not worker.machine.failing and worker.liar is None
-        if sound and end.reason.startswith("engine_failed"):
+        if sound and end.reason.startswith("engine_failed") and PLANNED not in end.reason:
             self._blame("I11", f"a job of {worker.name}'s sound engine has failed: {end.reason}")
         self.bad_news(node, end.worker)
         self.must_be_let_go(node, end.request_id, end.attempt)
@@ -105,6 +106,8 @@ class Witness:
         worker = self._world.nodes[work.place]
         asker = self._world.by_id.get(work.key[0])
         extra_ms = worker.paused_ms - work.worker_paused_ms
+        if since_ms < work.start_ms:  # begun late: its Assign has waited for a stopped process
+            extra_ms = worker.paused_ms
         if asker is None:
             return extra_ms
         extra_ms += asker.paused_ms - work.requester_paused_ms
