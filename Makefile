@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 RUST   := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 FUZZ_RUNS ?= 1000000
 FUZZ_SEED ?= 1
+SIM_REQUESTS ?= 10000
+SIM_SEED ?= 1
 
 export CARGO_TERM_COLOR ?= auto
 export PYTHONDONTWRITEBYTECODE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint types fmt native pytest bench fuzz lock clean
+.PHONY: help dev demo test lint types fmt native pytest bench sim fuzz lock clean
 
 help: ## print these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +50,9 @@ fmt: dev ## format Python and Rust
 bench: dev ## the throughput bench, short form
 	$(BIN)/python benches/throughput.py --quick
 
+sim: dev ## whole networks of real cores in virtual time, under full faults: SIM_REQUESTS from SIM_SEED
+	$(BIN)/python -m llama_gossip.simulation --requests $(SIM_REQUESTS) --seed $(SIM_SEED)
+
 fuzz: dev ## hostile bytes against every decoder: FUZZ_RUNS mutants from FUZZ_SEED
 	$(BIN)/python -m tests.fuzz.fuzz_wire --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)
 
@@ -55,5 +60,5 @@ lock: ## pin every Python dependency again, with hashes
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --upgrade -q -o requirements.lock
 
-clean: ## remove .venv, target/ and caches; models in LLAMA_GOSSIP_HOME stay
+clean: ## remove .venv, target/ and caches; models (.llama-gossip/ too) stay
 	rm -rf $(VENV) target .mypy_cache .ruff_cache .pytest_cache python/llama_gossip/_native*.so
