@@ -275,7 +275,8 @@ def test_a_worker_says_in_words_what_serves_and_what_to_type_next(home: Path) ->
         serving.signal(signal.SIGINT)
         assert serving.wait() == 0
     text = "".join(lines)
-    assert lines[0].startswith("worker hans is ready (")
+    assert lines[0].startswith("loading scripted")
+    assert lines[1].startswith("worker hans is ready (")
     assert "llama-gossip client --join lg1" in text
     assert 'llama-gossip client "Hello"  (same host and user: no ticket needed)' in text
     for part in ("scripted", "8 at once", "tok/s", "device"):

@@ -220,7 +220,7 @@ def test_after_a_fork_the_child_gets_a_forked_error_and_the_parent_goes_on():
         arguments = dict(
             join=(some, []), broadcast=(b"",), add_addresses=(peer.id, []), forget=(peer.id,),
             set_allowlist=(None,), open=(peer.id,), write=(1, b""), finish=(1,), reset=(1, 0), stop=(1, 0),
-            consumed=(1, 1), trust=(1,), remote_info=(peer.id,),
+            consumed=(1, 1), trust=(1,), remote_info=(peer.id,), renew=(peer.id,),
         )
         calls = [lambda: native.Node(secret_key=some), lambda: node.addresses]
         for name in dir(node):
@@ -244,7 +244,7 @@ def test_after_a_fork_the_child_gets_a_forked_error_and_the_parent_goes_on():
     say("parent closed")
     """
     with script(code) as child:
-        assert child.line() == "21 forked"
+        assert child.line() == "22 forked"
         assert child.line() == "0"
         assert child.line() == "parent closed"
         assert child.end() == (0, "", "")
