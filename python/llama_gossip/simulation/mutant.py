@@ -23,7 +23,7 @@ class Mutant:
             found = source.count(self.old)
             raise UsageError(
                 f"the mutant {self.name} no longer fits {self.module}: its line stands there {found} times",
-                hint="bring mutants.py up to date",
+                hint="bring the mutants up to date",
             )
         return source.replace(self.old, self.new)
 

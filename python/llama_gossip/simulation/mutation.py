@@ -22,10 +22,11 @@ from llama_gossip.simulation.mutants import MUTANTS
 from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
+_LISTS = ("mutants_of_gossip", "mutants_of_requesters", "mutants_of_workers")
 _KEPT = frozenset(
     {
         f"llama_gossip.simulation.{name}"
-        for name in ("mutant", "mutants", "mutation", "scenario", "faults", "__main__")
+        for name in ("mutant", "mutants", *_LISTS, "mutation", "scenario", "faults", "__main__")
     }
 )
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
