@@ -141,13 +141,15 @@ def joined() -> Clocked:
     return worker
 
 
-def minutes_unheard(worker: Clocked, minutes: int, *, skew_ms: int = 0) -> list[tuple[int, int]]:
-    """(when, how often in a row) the node rebuilds its gossip while four peers never name it."""
+def minutes_unheard(
+    worker: Clocked, minutes: int, *, peers: int = 4, every_ms: int = 10_000, skew_ms: int = 0
+) -> list[tuple[int, int]]:
+    """(when, how often in a row) the node rebuilds its gossip while its peers never name it."""
     rebuilt = []
-    for _ in range(minutes * 6):
-        worker.wait(10_000)
-        for number in range(4):
-            effects = hear(worker, f"peer {number}", seq=worker.now_ms, late_ms=skew_ms)
+    for _ in range(minutes * 60_000 // every_ms):
+        worker.wait(every_ms)
+        for number in range(peers):
+            effects = hear(worker, f"peer {number}", seq=worker.now_ms, late_ms=skew_ms, ttl_ms=180_000)
             asked = [effect for effect in effects if isinstance(effect, ef.RebuildGossip)]
             rebuilt += [(worker.now_ms, effect.times) for effect in asked]
     return rebuilt
@@ -176,6 +178,14 @@ def test_the_gossip_of_a_mute_node_is_rebuilt_and_ever_more_seldom_while_that_do
     assert all(gap >= least for gap, least in zip(gaps, (60_000, 120_000, 240_000, 480_000), strict=False))
     assert 600_000 <= gaps[-1] <= 700_000
     assert worker.core.counters()["gossip_rebuilds"] == len(rebuilt)
+
+
+def test_in_a_crowd_each_rebuild_gets_the_time_that_chance_needs_to_show_it() -> None:
+    """40 clients, one Announce a minute each: it takes 180 of them to say that nobody hears this node."""
+    worker = joined()
+    start_ms = worker.now_ms
+    first, second, *_ = [at for at, _ in minutes_unheard(worker, 15, peers=40, every_ms=60_000)]
+    assert min(first - start_ms, second - first) >= 240_000
 
 
 def test_once_somebody_names_the_node_again_the_next_silence_is_a_new_one() -> None:
