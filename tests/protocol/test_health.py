@@ -17,6 +17,8 @@ from tests.protocol.hand import Clocked
 from tests.protocol.scripted_model import ScriptedModel
 from tests.protocol.test_presence import hear, node
 
+FEW = MAX_HEARD  # peers: each Announce names all of them
+
 # --- the verdict --------------------------------------------------------------------------------------
 
 
@@ -25,10 +27,10 @@ def test_a_node_that_nobody_names_for_a_minute_is_mute() -> None:
     mute.sent(7, 0)
     for at in (10_000, 30_000, 50_000, 60_000):
         mute.heard(None, at)
-    assert not mute.verdict(59_999)
-    assert mute.verdict(60_000)
+    assert not mute.verdict(59_999, FEW)
+    assert mute.verdict(60_000, FEW)
     mute.heard(7, 60_001)
-    assert not mute.verdict(60_002)
+    assert not mute.verdict(60_002, FEW)
 
 
 def test_only_an_old_seq_named_is_mute_all_the_same() -> None:
@@ -37,10 +39,10 @@ def test_only_an_old_seq_named_is_mute_all_the_same() -> None:
     mute.sent(8, 20_000)
     for at in (70_000, 75_000, 78_000, 79_000):
         mute.heard(7, at)
-    assert not mute.verdict(79_999)
-    assert mute.verdict(80_000)
+    assert not mute.verdict(79_999, FEW)
+    assert mute.verdict(80_000, FEW)
     mute.heard(8, 80_000)
-    assert not mute.verdict(80_000)
+    assert not mute.verdict(80_000, FEW)
 
 
 def test_a_seq_of_the_boot_before_confirms_nothing() -> None:
@@ -48,7 +50,7 @@ def test_a_seq_of_the_boot_before_confirms_nothing() -> None:
     mute.sent(1, 0)
     for at in (10_000, 30_000, 50_000, 60_000):
         mute.heard(900, at)
-    assert mute.verdict(60_000)
+    assert mute.verdict(60_000, FEW)
 
 
 def test_a_crowd_that_does_not_name_this_node_does_not_hide_the_one_that_did() -> None:
@@ -58,11 +60,11 @@ def test_a_crowd_that_does_not_name_this_node_does_not_hide_the_one_that_did() -
     mute.heard(7, 30_000)
     for at in range(30_000, 60_000, 5):
         mute.heard(None, at)
-    assert not mute.verdict(60_000)
+    assert not mute.verdict(60_000, 4_096)
     mute.sent(8, 60_000)
-    for at in range(90_000, 120_000, 100):
+    for at in range(60_000, 150_000, 4):
         mute.heard(None, at)
-    assert mute.verdict(120_000)
+    assert mute.verdict(150_000, 4_096)
 
 
 def test_without_four_announces_of_the_last_minute_there_is_no_verdict() -> None:
@@ -71,18 +73,18 @@ def test_without_four_announces_of_the_last_minute_there_is_no_verdict() -> None
     mute.heard(None, 1_000)
     for at in (61_000, 62_000, 63_000):
         mute.heard(None, at)
-    assert not mute.verdict(64_000)
+    assert not mute.verdict(64_000, FEW)
 
 
 def test_announces_that_would_hardly_name_this_node_prove_little() -> None:
     mute = Mute(Timers())
     mute.sent(7, 0)
     for at in range(10_000, 60_000, 1_000):
-        mute.heard(None, at, chance=MAX_HEARD / 100)
-    assert not mute.verdict(60_000)
+        mute.heard(None, at)
+    assert not mute.verdict(60_000, 100)
     for at in range(60_000, 60_500):
-        mute.heard(None, at, chance=MAX_HEARD / 100)
-    assert mute.verdict(60_500)
+        mute.heard(None, at)
+    assert mute.verdict(60_500, 100)
 
 
 def test_own_announces_that_nobody_confirms_do_not_pile_up() -> None:
@@ -106,8 +108,8 @@ def verdicts(seed: int, *, workers: int, clients: int, minutes: int, dead: bool 
             mute.sent(newest[0], round(at))
         else:
             named = newest[0] if 0 in others and not dead else None
-            mute.heard(named, round(at), min(1.0, MAX_HEARD / (count - 1)))
-        if mute.verdict(round(at)):
+            mute.heard(named, round(at))
+        if mute.verdict(round(at), count - 1):
             taken, first_ms = taken + 1, first_ms or round(at)
         period_ms = timers.announce_ms if number < workers else timers.client_announce_ms
         due[number] = at + period_ms * (1 + timers.announce_spread * (2 * rng.random() - 1)), number

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import RebuildGossip
-from llama_gossip.protocol.limits import HEARD_ID_BYTES, MAX_AGE_MS, MAX_AHEAD_MS, MAX_HEARD
+from llama_gossip.protocol.limits import HEARD_ID_BYTES, MAX_AGE_MS, MAX_AHEAD_MS
 from llama_gossip.protocol.messages import Announce
 from llama_gossip.protocol.mute import Mute
 
@@ -34,14 +34,18 @@ class Health:
         """Somebody's Announce: does it show that ours arrive? peers: how many the roster holds."""
         now_ms = self._desk.now.mono_ms
         names_me = next((seq for signer, seq in announce.heard if signer == self._name), None)
-        self._mute.heard(names_me, now_ms, min(1.0, MAX_HEARD / max(1, peers)))
+        self._mute.heard(names_me, now_ms)
         if self._rebuilds and names_me is not None and names_me >= self._cured_by_seq:
             self._rebuilds = 0
-        if now_ms >= self._not_before_mono_ms and self.is_mute(now_ms) and not self._clock_explains_it():
+        if (
+            now_ms >= self._not_before_mono_ms
+            and self.is_mute(now_ms, peers)
+            and not self._clock_explains_it()
+        ):
             self._rebuild()
 
-    def is_mute(self, now_mono_ms: int) -> bool:
-        return self._mute.verdict(now_mono_ms)
+    def is_mute(self, now_mono_ms: int, peers: int) -> bool:
+        return self._mute.verdict(now_mono_ms, peers)
 
     def _rebuild(self) -> None:
         desk, timers = self._desk, self._desk.timers

@@ -201,4 +201,4 @@ class Presence:
             self._health.heard(announce, len(self._roster))
 
     def is_mute(self, now_mono_ms: int) -> bool:
-        return self._health.is_mute(now_mono_ms)
+        return self._health.is_mute(now_mono_ms, len(self._roster))
