@@ -44,8 +44,7 @@ class Stage:
                 self.home,
                 *command,
                 "--name",
-                name
-                or f"worker-{next(self._names)}",  # that of a killed worker is free again
+                name or f"worker-{next(self._names)}",  # that of a killed worker is free again
                 LLAMA_GOSSIP_MODELS=models,
                 OMP_NUM_THREADS="1",
             )
