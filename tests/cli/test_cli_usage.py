@@ -201,6 +201,17 @@ def test_a_wrong_variable_is_exit_3_and_named(
     assert "LLAMA_GOSSIP_TOP_P: 2 is out of range" in capsys.readouterr().err
 
 
+def test_a_variable_that_nothing_reads_is_a_warning_on_stderr(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_GOSSIP_MAXTOKENS", "5")
+    assert command("models", "list", "--json") == 0
+    told = capsys.readouterr()
+    assert told.err.startswith("warning: nothing reads the variable LLAMA_GOSSIP_MAXTOKENS; did you mean ")
+    assert told.err.count("\n") == 1
+    objects(told.out)
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 

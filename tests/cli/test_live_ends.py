@@ -221,6 +221,22 @@ def test_a_signal_while_a_model_loads_ends_the_worker_in_an_orderly_way(home: Pa
     assert left_over(home) == []
 
 
+@pytest.mark.parametrize("command", ["worker", "hybrid"])
+@pytest.mark.parametrize("model", ["smollm2-135n", "/nowhere/model.gguf", "scripted:bogus=1"])
+def test_a_model_that_is_not_there_is_told_before_anybody_hears_of_the_node(
+    home: Path, command: str, model: str
+) -> None:
+    with worker(home) as watching:
+        known = watching.event("ready")
+        done = run(home, command, "--json", "--model", model)
+        assert [event["event"] for event in objects(done.stdout)] == ["error"]
+        keys = objects(run(home, "key", "--json").stdout)
+        assert [key["node_id"] for key in keys] == [known["node_id"]]  # not even a key was made
+        with worker(home) as other:  # the first that the watching one hears of
+            node_id = other.event("ready")["node_id"]
+            assert watching.event("peer_up")["node_id"] == node_id
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -288,7 +304,7 @@ def test_a_worker_whose_output_nobody_reads_leaves_in_an_orderly_way(home: Path)
             assert leaving.wait(READY_S) == 141
 
 
-def test_hybrid_ends_with_0_while_its_input_stays_open(home: Path) -> None:
+def test_hybrid_ends_with_0_while_its_input_stays_open_and_tells_the_end_of_what_it_asked(home: Path) -> None:
     with Running(home, "hybrid", "--json", "--model", f"paced:{PACE_MS}", "--max-tokens", "4000") as both:
         both.event("ready")
         both.write("Hello\n")
@@ -296,4 +312,8 @@ def test_hybrid_ends_with_0_while_its_input_stays_open(home: Path) -> None:
         both.signal(signal.SIGTERM)
         assert both.wait() == 0
         assert both.errors == ["warning: scripted words, no model: for tests and benches\n"]
-        assert [event["event"] for event in both.events()].count("complete") == 0
+        told = both.events()
+    assert [event["event"] for event in told].count("complete") == 0
+    [cut] = [event for event in told if event["event"] == "error"]
+    assert cut["code"] == "cancelled"
+    assert (told[-1]["event"], told[-1]["reason"]) == ("shutdown", "terminated")
