@@ -151,7 +151,7 @@ class Worker:
         )
         if refusal is not None:
             return refusal
-        has_place = jobs.queue.admits(sender, self._policy.caps_for(friend))
+        has_place = jobs.queue.admits(sender, self._policy.caps_for(friend)) and not jobs.is_stalled()
         if has_place and jobs.remembers_another((sender, assign.request_id)):
             return None
         return Refusal(RejectReason.FULL, jobs.pace.retry_ms(jobs.queue.slots) or full_retry_ms)
