@@ -1,4 +1,4 @@
-"""The worker's queue against requesters played by hand: whose turn it is, and what becomes of a hung engine's."""
+"""The worker's queue against requesters played by hand: turns, deadlines, and a hung engine's jobs."""
 
 from __future__ import annotations
 

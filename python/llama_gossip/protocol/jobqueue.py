@@ -1,15 +1,15 @@
 """Jobqueue: who waits, who runs, and who may not even wait.
 
-The law: 0 <= running <= slots, a slot is freed exactly once, and nobody waits for ever. Slots go to keys, not to
-jobs, in the order of `_Key.rank`; nothing else knows the order:
+The law: 0 <= running <= slots, a slot is freed exactly once, and nobody waits for ever. Slots go to keys, not
+to jobs, in the order of `_Key.rank`; nothing else knows the order:
 
     urgency         the priority class, one more for each 10 s in which its key got nothing
     owner           this node's own key
     fewest running  of the keys that wait, who holds least: a long answer counts as long as it runs
     longest without the key that last held a slot, or came to wait, the longest ago: round-robin between keys
 
-A key's turn goes to its most urgent job, a job's own wait counted in full, then to its oldest one. A key ages only
-while it gets nothing: the backlog of a flood never outranks the one question of another key.
+A key's turn goes to its most urgent job, a job's own wait counted in full, then to its oldest one. A key ages
+only while it gets nothing: the backlog of a flood never outranks the one question of another key.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class JobQueue:
         return True
 
     def _forget(self, requester: NodeId) -> None:
-        """A key with nothing here is as one that was never here: what it asks next comes after its last start."""
+        """A key with nothing here needs no memory: what it asks next comes after its last turn."""
         self._order = None
         key = self._keys[requester]
         if not key.waiting and not key.running:

@@ -94,9 +94,9 @@ class Jobs:
             self.close(older, "superseded", StreamCode.SUPERSEDED)
         return True
 
-    def remembers_another(self, key: RequestKey) -> bool:
+    def remembers_another(self, key: RequestKey, *, known: bool) -> bool:
         """False: the table of fences is full, a new request has no place in it."""
-        return self._fences.has_room(key, self._desk.now.mono_ms)
+        return self._fences.has_room(key, self._desk.now.mono_ms, known=known)
 
     def accept(self, assign: Assign, *, requester: NodeId, stream: int, context: bytes, friend: bool) -> Job:
         self._numbers += 1
