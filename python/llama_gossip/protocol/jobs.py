@@ -75,7 +75,8 @@ class Jobs:
     @property
     def load(self) -> int:
         """Slots that are taken: all of them when the engine gives nothing back."""
-        return max(self.queue.running, self.queue.slots) if self.is_stalled() else self.queue.running
+        running = self.queue.running
+        return max(running, self.queue.slots) if running and self.is_stalled() else running
 
     def queue_ms(self) -> int:
         """Estimated wait of a new job."""
@@ -175,7 +176,7 @@ class Jobs:
     def is_stalled(self) -> bool:
         """It has had work for 30 s and not stepped. What comes new is no sign of life."""
         silent_ms = self._desk.now.mono_ms - self._alive_mono_ms
-        return self.queue.running > 0 and silent_ms >= self._desk.timers.engine_stalled_ms
+        return silent_ms >= self._desk.timers.engine_stalled_ms and self.queue.running > 0
 
     def engine_started(self, event: EngineStarted) -> None:
         self.stepped()

@@ -77,7 +77,7 @@ OF_WORKERS: tuple[Mutant, ...] = (
     _mutant(
         "hung_engine",
         "jobs",
-        "return self.queue.running > 0 and silent_ms >= self._desk.timers.engine_stalled_ms",
+        "return silent_ms >= self._desk.timers.engine_stalled_ms and self.queue.running > 0",
         "return False",
         rule="a hung model is not kept alive by its event loop",
         oracle="I5",
