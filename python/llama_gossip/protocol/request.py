@@ -18,9 +18,7 @@ from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestSta
 
 MAX_STRIKES = 3  # accepted attempts in a row without one new token
 MAX_ATTEMPTS = 16  # accepted, in all
-BYTES_PER_TOKEN = (
-    8  # of a prompt whose tokens are not counted: no vocabulary does with fewer on ordinary text
-)
+BYTES_PER_TOKEN = 8  # of a prompt that no tokeniser has seen: no vocabulary makes fewer of usual text
 MAX_TRAIL = 64  # lines kept: enough to explain, bounded for a request that waits long
 
 
