@@ -81,6 +81,7 @@ class Core:
             features=features,
             version=version,
             prekey=prekey,
+            skew_ms=self._receiver.skew_ms,
         )
         ledger = Ledger(timers=timers)
         solicitor = Solicitor(desk)
@@ -346,7 +347,7 @@ class Core:
         return {**self._desk.counters, **dropped, "gossip_accepted": self._receiver.accepted}
 
     def is_mute(self, now: ev.Now) -> bool:
-        """Nobody seems to hear this node any more: its outbound gossip should be rebuilt."""
+        """Nobody seems to hear this node any more."""
         return self._presence.is_mute(now.mono_ms)
 
     def skew_ms(self) -> int:
