@@ -267,7 +267,7 @@ def test_the_table_of_fences_has_a_cap_of_65_536() -> None:
 # --- the topic -----------------------------------------------------------------------------------
 
 
-def test_a_claim_and_a_bare_assign_are_harmless_and_counted() -> None:
+def test_a_claim_that_answers_nothing_and_a_bare_assign_are_harmless_and_counted() -> None:
     client = HandClient()
     stranger = key("claimer")
     claim = Claim(
@@ -281,7 +281,7 @@ def test_a_claim_and_a_bare_assign_are_harmless_and_counted() -> None:
     assert kinds(effects) == []
     assert not client.worker.core.peers(ev.Now(client.worker.now_ms, 0))
     counters = client.worker.core.counters()
-    assert (counters["messages_without_use"], counters["dropped_kind"]) == (1, 1)
+    assert (counters["claims_for_others"], counters["dropped_kind"]) == (1, 1)
 
 
 def test_allow_listed_signers_are_known_before_they_are_in_the_roster() -> None:
