@@ -70,7 +70,7 @@ def why_refused(request: Request) -> Why:
 def why_late(request: Request) -> Why:
     """The deadline has passed. When all it waited for is a worker that broke, that is the reason."""
     trail = tuple(request.trail)
-    if request.state is RequestState.WAITING and request.failed_before:
+    if request.state is RequestState.SOLICITING and request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
     seconds = (request.deadline_mono_ms - request.submitted_mono_ms) / 1_000
     return Why("timeout", f"no whole answer within {seconds:g} s", "give it more time", trail)

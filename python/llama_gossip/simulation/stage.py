@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
 BEAT_MS = 500  # of a staller
+REBUILT_MS = 1_000  # until the neighbours are dialled anew, as measured
 CODEC_EVERY = 64  # of the items that cross, one is checked for I15
 CANARY_BYTES = load.CANARY.encode()
 
@@ -79,6 +80,8 @@ class Stage:
                 self._world.oracles.work_cancelled(node.node_id, node.life, job, now_ms)
                 if node.machine is not None:
                     node.machine.cancel(job)
+            case ef.RebuildGossip():
+                self._world.clock.after(REBUILT_MS, self._world.topic.dead_outbound.discard, node.place)
             case _:
                 pass  # news for logs
 
@@ -103,7 +106,7 @@ class Stage:
         if end.opener and not end.wrote:
             self._assigned(node, end, data)
         if data[5] == Kind.PROGRESS and not end.opener:
-            self._witness.progressed(node, stream, data)
+            self._witness.progressed(node)
         self._items += 1
         if self._items % CODEC_EVERY == 0 and (wrong := guards.reencodes(data[LENGTH_PREFIX_BYTES:])):
             self._blame("I15", wrong)
