@@ -7,6 +7,7 @@ any other: the driver loops an OpenStream to the own id in process.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
@@ -30,18 +31,22 @@ from llama_gossip.protocol.events import CancelRequest, Submit
 from llama_gossip.protocol.finder import Finder, Hold
 from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
-from llama_gossip.protocol.messages import Complete, RequestId, Token
-from llama_gossip.protocol.nobody import Why, why_late
-from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, Token
+from llama_gossip.protocol.nobody import Why
+from llama_gossip.protocol.request import Request, known_tokens
 from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.states import RequestStep
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
 
 
 class Requester:
-    def __init__(self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook) -> None:
+    def __init__(
+        self, desk: Desk, *, finder: Finder, solicitor: Solicitor, ledger: Ledger, book: TranscriptBook
+    ) -> None:
         self._desk = desk
+        self._solicitor = solicitor
         self._finder = finder
         self._ledger = ledger
         self._book = book
@@ -65,7 +70,7 @@ class Requester:
             raise UsageError("this request id is in use", hint="draw 16 random bytes a request")
         timers, now_ms = self._desk.timers, self._desk.now.mono_ms
         deadline_ms = timers.deadline_ms if event.deadline_ms is None else event.deadline_ms
-        request = Request(event, now_ms, now_ms + deadline_ms, timers.stall_ms)
+        request = Request(event, known_tokens(event), now_ms, now_ms + deadline_ms, timers.stall_ms)
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
@@ -88,10 +93,20 @@ class Requester:
 
     def joined(self) -> None:
         self._finder.joined()
+        self._solicitor.joined()
         self.roster_changed()
 
     def roster_changed(self) -> None:
-        for request in list(self._requests.values()):
+        self._look_again(self._requests.values())
+
+    def claimed(self, sender: NodeId, claim: Claim) -> None:
+        self._look_again(self._solicitor.claimed(sender, claim))
+
+    def call_timer(self, number: int, name: str) -> None:
+        self._look_again(self._solicitor.timer(number, name))
+
+    def _look_again(self, requests: Iterable[Request]) -> None:
+        for request in list(requests):
             self._next(request)
 
     def _next(self, request: Request) -> None:
@@ -102,13 +117,15 @@ class Requester:
         if isinstance(found, Hold):
             self._wait(request, found)
         else:
+            self._solicitor.leave(request)
             self.connector.dial(request, found)
 
     def _wait(self, request: Request, hold: Hold) -> None:
         if hold.until_mono_ms <= self._desk.now.mono_ms:
             self._end(request, hold.why)
             return
-        request.step(RequestStep.WAIT)
+        request.step(RequestStep.SOLICIT)
+        self._solicitor.ask(request)
         self._desk.agenda.set(request.key("retry"), hold.until_mono_ms)
 
     # --- the attempt ---
@@ -337,6 +354,7 @@ class Requester:
     def _forget(self, request: Request) -> None:
         for name in ("deadline", "retry", "next_dial"):
             self._desk.agenda.cancel(request.key(name))
+        self._solicitor.leave(request)
         del self._requests[request.request_id]
 
     # --- timers ---
@@ -345,7 +363,7 @@ class Requester:
         request = self._requests[request_id]
         match name:
             case "deadline":
-                self._end(request, why_late(request))
+                self._end(request, self._finder.why_late(request))
             case "retry":
                 self._next(request)
             case "next_dial":

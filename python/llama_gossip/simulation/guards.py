@@ -13,6 +13,8 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol.call import MAX_BIDS, MAX_CALLS
+from llama_gossip.protocol.claimer import MAX_PENDING
 from llama_gossip.protocol.codec import decode_payload, encode_payload
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
@@ -118,7 +120,8 @@ def overfull(core: Core) -> str:
     """The first table that is larger than it may be, "" when none is."""
     requester, worker, receiver = core._requester, core._worker, core._receiver
     jobs = worker.jobs
-    live = len(requester) + len(jobs) + len(worker._inbound)
+    live = len(requester) + len(jobs) + len(worker._inbound) + len(core._claimer)
+    calls = requester._solicitor._calls.values()
     agenda = core._desk.agenda
     graves = max((len(of_one) for of_one in jobs._fences._buried.values()), default=0)
     timers = _TIMERS_OWN + _TIMERS_EACH * live
@@ -132,6 +135,9 @@ def overfull(core: Core) -> str:
         ("transcripts", len(core._book._pages), MAX_KEPT + len(requester)),
         ("timers", len(agenda), timers),
         ("streams of requests", len(requester._by_stream), len(requester)),
+        ("questions to the topic", len(calls), MAX_CALLS),
+        ("claims of one question", max((len(c.bids) + len(c.gathered) for c in calls), default=0), MAX_BIDS),
+        ("claims that wait", len(core._claimer), MAX_PENDING),
     ):
         if size > most:
             return f"{name}: {size}, at most {most}"
@@ -148,6 +154,8 @@ def unfinished(core: Core) -> str:
         ("running jobs", worker.jobs.queue.running),
         ("queued jobs", worker.jobs.queue.queued),
         ("inbound streams", len(worker._inbound)),
+        ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
+        ("claims that wait", len(core._claimer)),
         ("own attempts in the ledger", sum(r.in_flight for r in requester._ledger._records.values())),
     ):
         if size:
