@@ -13,16 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.messages import Cancel, NodeState, Phase, Reject, RejectReason
+from llama_gossip.protocol.messages import Cancel, NodeState, Phase, Progress, Reject, RejectReason
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.answers import WEIGHTS, WholeAnswer, answer_to
-from llama_gossip.simulation.history import Key
+from llama_gossip.simulation.history import Key, Work
 from llama_gossip.simulation.oracles import Oracles
 from tests.protocol.fakewire import WALL_MS
-from tests.protocol.machines.parts import Clocked, announce, facts, key, new_core, picked, signed
+from tests.protocol.machines.parts import Clocked, announce, capacity, facts, key, new_core, picked, signed
 from tests.protocol.machines.profile import MACHINES
-from tests.protocol.machines.requester_hand import UNBORNE, Line, assign_to, request_id_of
+from tests.protocol.machines.requester_hand import FLAWS, UNBORNE, Line, assign_to, request_id_of
 
 REQUESTERS = 3
 REQUESTS = 3  # of each
