@@ -34,7 +34,7 @@ class NetworkMachine(RuleBasedStateMachine):
 
     # --- users ---
 
-    @rule(hybrid=st.booleans(), prompt=st.integers(0, 3), max_tokens=st.integers(1, 12))
+    @rule(hybrid=st.booleans(), prompt=st.integers(0, 3), max_tokens=st.integers(4, 30))
     def somebody_asks(self, hybrid: bool, prompt: int, max_tokens: int) -> None:
         if len(self.asked) < MAX_ASKED:
             self.ask(self.net.nodes[hybrid], prompt, max_tokens)
@@ -53,7 +53,7 @@ class NetworkMachine(RuleBasedStateMachine):
             self.net.feed(node, submit)
         return node.node_id, submit.request_id
 
-    @precondition(lambda self: len(self.asked) > 1)
+    @precondition(lambda self: len(self.asked) > 3)
     @rule(pick=PICK)
     def somebody_cancels(self, pick: int) -> None:
         node, request_id = picked(self.asked, pick)
@@ -89,7 +89,7 @@ class NetworkMachine(RuleBasedStateMachine):
         return [(node, job) for node in self.net.nodes for job in node.runs]
 
     @precondition(lambda self: self.running())
-    @rule(pick=PICK, words=st.integers(1, 4), tokens=st.integers(1, 3))
+    @rule(pick=PICK, words=st.integers(1, 4), tokens=st.integers(1, 2))
     def an_engine_works(self, pick: int, words: int, tokens: int) -> None:
         node, job = picked(self.running(), pick)
         for _ in range(words):
@@ -99,7 +99,7 @@ class NetworkMachine(RuleBasedStateMachine):
     @rule()
     def everything_goes_well_for_a_moment(self) -> None:
         """So that what is rare comes behind what is usual."""
-        for _ in range(20):
+        for _ in range(14):
             if self.dialling():
                 self.net.connect(*self.dialling()[0], fails=False)
             elif self.net.ready():
@@ -123,7 +123,8 @@ class NetworkMachine(RuleBasedStateMachine):
         if engine and self.running():
             self.net.engine_word(*picked(self.running(), pick), fails=True)
         elif self.live_ends():
-            self.net.cut(self.net.ends[picked(self.live_ends(), pick)])
+            ends = self.live_ends()
+            self.net.cut(self.net.ends[ends[-1] if pick % 2 else picked(ends, pick)])
 
     @rule(pick=st.integers(0, 2), back=st.booleans())
     def a_process_dies(self, pick: int, back: bool) -> None:

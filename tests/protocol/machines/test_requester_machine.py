@@ -46,9 +46,10 @@ from tests.protocol.machines.profile import MACHINES
 from tests.protocol.machines.worker_hand import FAILURES, LIES, REFUSALS, Line, Peer
 
 WORKERS = 3
+SILENT_MS = 8_000  # the longest stall; whoever has not even accepted has less
 LONG_MS = 420_000  # every deadline of the machine is over by then
 PICK = st.integers(0, 1_000)
-ENDS = ("finished", "reset", "lost", "refused", "stopped")
+ENDS = ("finished", "reset", "lost", "lost", "stopped", "stopped", "reset", "refused")
 USER = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.Finished, ef.Failed)
 
 
@@ -107,6 +108,7 @@ class RequesterMachine(RuleBasedStateMachine):
 
     def wrote(self, stream: int, data: bytes) -> None:
         line = self.lines[stream]
+        line.spoke_ms = self.side.now_ms
         assert not line.ours_ended, "a write after the end of its own side"
         for item in ItemSplitter().feed(data):
             if line.assign is None:
@@ -132,7 +134,7 @@ class RequesterMachine(RuleBasedStateMachine):
         message = announce(peer.boot, peer.seq, WALL_MS + self.side.now_ms, state)
         self.gossip(peer, signed(message, peer.signer))
 
-    @rule(pick=PICK, what=st.sampled_from(["ready"] * 5 + ["loading", "draining", "restart", "leave"]))
+    @rule(pick=PICK, what=st.sampled_from(["ready"] * 12 + ["loading", "draining", "restart", "leave"]))
     def a_worker_says_how_it_is(self, pick: int, what: str) -> None:
         peer = picked(self.peers, pick)
         if what == "leave":
@@ -207,11 +209,11 @@ class RequesterMachine(RuleBasedStateMachine):
     def a_dial_connects(self, pick: int) -> None:
         dial = picked(list(self.dials), pick)
         self.streams += 1
-        self.lines[self.streams] = Line(self.by_id[self.dials.pop(dial)])
+        self.lines[self.streams] = Line(self.by_id[self.dials.pop(dial)], self.side.now_ms)
         self.feed(ev.StreamOpened(dial, self.streams))
 
     @precondition(lambda self: self.dials)
-    @rule(pick=PICK, refused=st.booleans())
+    @rule(pick=PICK, refused=st.sampled_from([False] * 5 + [True]))
     def a_dial_fails(self, pick: int, refused: bool) -> None:
         dial = picked(list(self.dials), pick)
         del self.dials[dial]
@@ -224,6 +226,7 @@ class RequesterMachine(RuleBasedStateMachine):
 
     def send(self, stream: int, *frames: Frame) -> None:
         line = self.lines[stream]
+        line.spoke_ms = self.side.now_ms
         assert line.writer is not None
         data = b"".join(line.writer.encode(frame) for frame in frames)
         middle = len(data) // 2
@@ -257,29 +260,29 @@ class RequesterMachine(RuleBasedStateMachine):
             self.send(stream, *([rest] if rest else []), line.complete())
 
     @precondition(lambda self: self.assigned_lines())
-    @rule(
-        pick=PICK,
-        how=REFUSALS | FAILURES | LIES,
-        fruitful=st.integers(0, 3),
-    )
-    def a_worker_fails(self, pick: int, how: Reject | Error | str, fruitful: int) -> None:
+    @rule(pick=PICK, how=REFUSALS | FAILURES, fruitful=st.integers(0, 3))
+    def a_worker_fails(self, pick: int, how: Reject | Error, fruitful: int) -> None:
         """After some more tokens, as a rule."""
         stream = picked(self.assigned_lines(), pick)
         line = self.lines[stream]
-        if fruitful and not isinstance(how, Reject):
+        if fruitful and isinstance(how, Error):
             self.a_worker_sends_tokens(pick, [fruitful])
-        if stream not in self.lines:
-            return
-        line.theirs_ended = True  # whatever it says after this, nobody has to believe it
-        if isinstance(how, Reject):
-            self.send(stream, replace(how, boot=line.peer.boot))
-        elif isinstance(how, Error):
-            self.send(stream, how)
-        elif data := line.lie(how):
+        if stream in self.lines:
+            line.theirs_ended = True
+            self.send(stream, how if isinstance(how, Error) else replace(how, boot=line.peer.boot))
+            assert stream not in self.lines, f"{how} was borne"
+
+    @precondition(lambda self: self.assigned_lines())
+    @rule(pick=PICK, lie=LIES, tokens=st.integers(0, 1))
+    def a_worker_lies(self, pick: int, lie: str, tokens: int) -> None:
+        stream = picked(self.assigned_lines(), pick)
+        if tokens:
+            self.a_worker_sends_tokens(pick, [tokens])
+        line = self.lines.get(stream)
+        if line is not None and (data := line.lie(lie)):
+            line.theirs_ended = True
             self.feed(ev.StreamData(stream, data))
-        else:
-            return
-        assert stream not in self.lines, f"{how} was borne"
+            assert stream not in self.lines, f"{lie} was borne"
 
     # --- ends of streams ---
 
@@ -329,6 +332,8 @@ class RequesterMachine(RuleBasedStateMachine):
     def the_promises_hold(self) -> None:
         if hasattr(self, "side"):
             self.side.check()
+            silent_ms = [self.side.now_ms - line.spoke_ms for line in self.lines.values()]
+            assert max(silent_ms, default=0) <= SILENT_MS, "a worker is borne in silence"
 
     def teardown(self) -> None:
         """I3, I7, I11: nobody answers any more, and every request has its one end all the same."""

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.messages import Cancel, NodeState, Phase, Progress, Reject, RejectReason
+from llama_gossip.protocol.messages import Cancel, Error, NodeState, Phase, Progress, Reject, RejectReason
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.answers import WEIGHTS, WholeAnswer, answer_to
@@ -28,6 +28,7 @@ REQUESTERS = 3
 REQUESTS = 3  # of each
 TOMBSTONE_MS = 120_000
 STALLED_MS = 30_000
+QUIET_STREAM_MS = 10_100  # for a first item; for the end behind a last frame
 QUIET_MS = 260_000  # every timer of a job and two lives of a tombstone
 PICK = st.integers(0, 1_000)
 DONE_BEFORE = 30  # steps, before the node is told to leave
@@ -268,6 +269,10 @@ class WorkerMachine(RuleBasedStateMachine):
             run.index = end
             ids, texts = run.answer.ids[start:end], run.answer.texts[start:end]
             self.said(ev.EngineTokens(job, start, ids, texts))
+        told = [line.last for line in self.lines.values() if line.job == job]
+        assert not any(isinstance(last, Error) and last.code == "engine_failed" for last in told), (
+            "it was sound"
+        )
 
     @precondition(lambda self: self.runs)
     @rule(pick=PICK, flaw=st.sampled_from(["", "", "", "index", "total", "digest"]))
@@ -329,8 +334,12 @@ class WorkerMachine(RuleBasedStateMachine):
         """I7: the engine ends what it was told to stop, and nothing is left."""
         if not hasattr(self, "side"):
             return
+        self.time_passes(QUIET_STREAM_MS)
         for stream in self.open_lines(assigned=True) + self.open_lines(assigned=False):
-            if not self.lines[stream].over:
+            line = self.lines[stream]
+            assert line.job is not None, "a stream without a job is kept"
+            assert not line.ended, "a stream is kept behind its last frame"
+            if not line.over:
                 self.feed(ev.StreamLost(stream, "the end"))
         assert all(run.cancelled for run in self.runs.values()), "I5: work for nobody"
         for job in list(self.runs):

@@ -67,6 +67,7 @@ class Line:
     """A stream that the core has opened, seen from its worker."""
 
     peer: Peer
+    spoke_ms: int  # when last something was said, by either side
     assign: Assign | None = None
     writer: FrameWriter | None = None
     reader: FrameReader | None = None
