@@ -21,6 +21,7 @@ from llama_gossip.protocol.messages import (
     Leave,
     NodeId,
     NodeState,
+    Packet,
     Request,
 )
 from llama_gossip.protocol.presence import Presence
@@ -41,12 +42,14 @@ class Membership:
         presence: Presence,
         loaded: Callable[[NodeId, int], None],
         changed: Callable[[], None],
+        packet: Callable[[NodeId, Packet], None],
     ) -> None:
         self._desk = desk
         self._receiver = receiver
         self._roster = roster
         self._presence = presence
         self._loaded = loaded  # told how many jobs a peer has
+        self._packet = packet
         self._changed = changed  # told when a request that waits might find a worker now
 
     def received(self, event: GossipReceived) -> None:
@@ -65,6 +68,8 @@ class Membership:
                 self._desk.count("requests_heard")
                 if sender not in self._roster:
                     self._presence.stranger_heard()
+            case Packet():
+                self._packet(sender, message)
             case Claim() | Assign():
                 self._desk.count("messages_without_use")  # nothing was asked of the topic
             case _:

@@ -58,6 +58,7 @@ class Request:
     tired: set[NodeId] = field(default_factory=set)  # failed once: others are tried first
     trail: list[tuple[NodeId, int, str]] = field(default_factory=list)
     boot_corrections: int = 0
+    too_big: bool = False  # for a Packet
     failed_before: bool = False  # some worker broke, as opposed to refused
 
     @property

@@ -30,17 +30,21 @@ from llama_gossip.protocol.events import CancelRequest, Submit
 from llama_gossip.protocol.finder import Finder, Hold
 from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_GOSSIP_ITEM_BYTES
 from llama_gossip.protocol.messages import Complete, RequestId, Token
 from llama_gossip.protocol.nobody import Why, why_late
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.states import RequestStep
-from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.streams import Delivery, Plane, StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
+from llama_gossip.protocol.tunnel import Tunnel
 
 
 class Requester:
-    def __init__(self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook) -> None:
+    def __init__(
+        self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook, tunnel: Tunnel
+    ) -> None:
         self._desk = desk
         self._finder = finder
         self._ledger = ledger
@@ -48,7 +52,7 @@ class Requester:
         self._requests: dict[RequestId, Request] = {}
         self._by_stream: dict[int, Request] = {}
         self.connector = Connector(
-            desk, finder=finder, ledger=ledger, connected=self._assign, stuck=self._next
+            desk, finder=finder, ledger=ledger, tunnel=tunnel, connected=self._assign, stuck=self._next
         )
 
     def __len__(self) -> int:
@@ -127,6 +131,8 @@ class Requester:
             code = "too_long" if error.code == "oversize" else "bad_request"
             self._end(request, Why(code, error.message, error.hint, tuple(request.trail)))
             return
+        if candidate.plane is Plane.GOSSIP and not self._fits_a_packet(request, stream, data):
+            return
         self._book.add_assign(request.request_id, data)
         self._desk.emit(WriteStream(stream, data))
         self._desk.count("attempts")
@@ -144,6 +150,21 @@ class Requester:
             prefix=request.prefix,
             continuation=want.continuation,
         )
+
+    def _fits_a_packet(self, request: Request, stream: int, data: bytes) -> bool:
+        """An Assign that is too big for the topic rules every worker out that cannot be dialled."""
+        size = len(data) - LENGTH_PREFIX_BYTES
+        if size <= MAX_GOSSIP_ITEM_BYTES:
+            return True
+        self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
+        request.too_big = True
+        if request.submit.delivery is Delivery.GOSSIP:
+            message = f"a request of {size} bytes is too long for gossip (at most {MAX_GOSSIP_ITEM_BYTES})"
+            hint = "shorten the prompt, or allow a direct connection: --delivery auto"
+            self._end(request, Why("too_long", message, hint, tuple(request.trail)))
+        else:
+            self._next(request)
+        return False
 
     # --- what the stream brings ---
 
@@ -185,7 +206,7 @@ class Requester:
             case Taken():
                 request.step(RequestStep.ACCEPT)
                 request.accepted += 1
-                self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number))
+                self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number, attempt.plane))
             case Got(token):
                 self._release(request, attempt, token)
             case Slow():
@@ -264,6 +285,7 @@ class Requester:
                 model=attempt.assign.model,
                 model_digest=complete.model_digest,
                 text_digest=complete.text_digest,
+                delivery=attempt.plane,
             )
         )
 
@@ -292,6 +314,8 @@ class Requester:
         match ended.how:
             case How.REJECTED | How.ERROR:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
+            case How.FAULT | How.DIGEST if attempt.plane is Plane.GOSSIP:
+                self._cancel_live(attempt, ended.reason)  # a reset alone is no message there
             case How.FAULT | How.DIGEST:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
             case How.SILENT | How.SHORT | How.UNEQUAL:

@@ -17,6 +17,7 @@ from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
 from llama_gossip.protocol.resumption import Continuation, ResumeClass
 from llama_gossip.protocol.roster import Peer
+from llama_gossip.protocol.streams import Plane
 from llama_gossip.protocol.timers import Timers
 
 EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a second chance
@@ -63,6 +64,8 @@ class Candidate:
     received_mono_ms: int
     offer: ModelOffer
     capacity: Capacity
+    prekey: bytes = b""  # to seal with, for gossip delivery
+    plane: Plane = Plane.DIRECT  # on which it is asked
 
 
 @dataclass(slots=True)
@@ -115,6 +118,7 @@ def _fit(
         received_mono_ms=peer.received_mono_ms,
         offer=offer,
         capacity=announce.capacity,
+        prekey=announce.prekey,
     )
 
 
