@@ -10,9 +10,7 @@ and, in the long form, SIGKILL with a real model, where the new worker's prefill
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import signal
 import statistics
@@ -25,15 +23,15 @@ from typing import Any
 
 from llama_gossip import Answer, InferenceNode
 from llama_gossip.generation import Generation
-from llama_gossip.transport import native_versions
-from workers import Worker, bench_home, start_worker, until_ready
+from reporting import Bars, Figures, main
+from workers import Worker, start_worker, until_ready
 
 PROMPT = "Write a long story about a fox who learns to read."
 SCRIPTED = "scripted:delay_ms=10"
 REAL_MODEL = "smollm2-135m"
 TERM_TOKENS = 1_300  # longer than the ten seconds of a drain
 
-BARS: dict[str, tuple[str, float]] = {
+BARS: Bars = {
     "closed_gap_ms_p95": ("<=", 500.0),
     "silent_gap_ms_p95": ("<=", 2_500.0),
     "text_equal": (">=", 1.0),
@@ -172,7 +170,7 @@ async def failing(answers: int) -> list[Seam]:
     return [Seam(gap, all(equal), "exact") for gap in gaps]
 
 
-async def measure(plan: Plan) -> dict[str, Any]:
+async def measure(plan: Plan) -> Figures:
     failed = await failing(plan.fails)
     terminated = await struck(signal.SIGTERM, plan.terms, plan.answers, TERM_TOKENS, SCRIPTED)
     killed = await struck(signal.SIGKILL, plan.kills, plan.answers, 150, SCRIPTED)
@@ -208,34 +206,5 @@ def spread(kind: str, gaps_ms: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def table(figures: dict[str, Any]) -> str:
-    lines = [f"{'figure':32} {'measured':>10}  bar"]
-    for name, value in figures.items():
-        if isinstance(value, str):
-            continue
-        sign, bar = BARS.get(name, ("", 0.0))
-        held = value <= bar if sign == "<=" else value >= bar
-        verdict = f"{sign} {bar:g}  {'held' if held else 'MISSED'}" if sign else ""
-        lines.append(f"{name:32} {value:10.1f}  {verdict}")
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Prints a table, with --json one object on stdout. A missed bar is reported, not an error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="about three minutes, scripted engine only")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the table on stderr")
-    options = parser.parse_args()
-    with bench_home():
-        figures = asyncio.run(measure(QUICK if options.quick else Plan()))
-    figures["build"] = native_versions()["profile"]
-    print(table(figures), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, BARS, measure, Plan(), QUICK))

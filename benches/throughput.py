@@ -8,9 +8,7 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -27,8 +25,8 @@ from llama_gossip.engine import base
 from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.frames import FrameWriter
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, Token
-from llama_gossip.transport import native_versions
-from workers import Worker, bench_home, cli_workers, timed_worker, until_ready
+from reporting import Bars, Figures, main
+from workers import Worker, cli_workers, timed_worker, until_ready
 
 MODEL = "smollm2-135m"
 PROMPT = "Write a long story about a fox who learns to read."
@@ -36,7 +34,7 @@ PACE_MS = 20  # one token every 20 ms a worker: no CPU to speak of, so that work
 IN_FLIGHT = 4  # requests a worker
 BATCH = 8
 
-BARS: dict[str, tuple[str, float]] = {
+BARS: Bars = {
     "first_token_overhead_ms_p50": ("<=", 5.0),
     "token_rate_share_batch1": (">=", 0.98),
     "wire_bytes_per_token_batch8": ("<=", 24.0),
@@ -169,7 +167,7 @@ async def closed_loop(workers: int, seconds: float) -> float:
     return sum(begin <= at < end for at in arrived) / (end - begin)
 
 
-async def measure(plan: Plan) -> dict[str, Any]:
+async def measure(plan: Plan) -> Figures:
     figures = await real_model(plan)
     speeds = {count: await closed_loop(count, plan.closed_loop_s) for count in (1, 2, 4)}
     figures |= {f"tokens_per_s{count}": speed for count, speed in speeds.items()}
@@ -177,34 +175,5 @@ async def measure(plan: Plan) -> dict[str, Any]:
     return figures
 
 
-def table(figures: dict[str, Any]) -> str:
-    lines = [f"{'figure':32} {'measured':>10}  bar"]
-    for name, value in figures.items():
-        if not isinstance(value, float):
-            continue
-        sign, bar = BARS.get(name, ("", 0.0))
-        held = value <= bar if sign == "<=" else value >= bar
-        verdict = f"{sign} {bar:g}  {'held' if held else 'MISSED'}" if sign else ""
-        lines.append(f"{name:32} {value:10.3f}  {verdict}")
-    return "\n".join(lines)
-
-
-def main() -> int:
-    """Prints a table, with --json one object on stdout. A missed bar is reported, not an error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="at most five minutes")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the table on stderr")
-    options = parser.parse_args()
-    with bench_home():
-        figures = asyncio.run(measure(QUICK if options.quick else Plan()))
-    figures["build"] = native_versions()["profile"]
-    print(table(figures), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, BARS, measure, Plan(), QUICK))

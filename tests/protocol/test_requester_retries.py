@@ -1,4 +1,4 @@
-"""The requester against a worker played by hand: timers, refusals, and when nobody comes."""
+"""The requester against a worker played by hand: rejects, errors, cancels and misuse."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import (
     Error,
-    Frame,
-    GenerationConfig,
-    IdsPrompt,
-    NodeState,
-    Phase,
     RawPrompt,
     Reject,
     RejectReason,
@@ -22,7 +17,6 @@ from llama_gossip.protocol.streams import StreamCode
 from tests.protocol.hand import (
     OWN_BOOT,
     REQUEST_ID,
-    Hand,
     HandWorker,
     complete,
     kinds,
@@ -31,127 +25,6 @@ from tests.protocol.hand import (
     started,
     token,
 )
-
-# --- timers ------------------------------------------------------------
-
-
-def test_an_assign_that_nobody_answers_is_given_up_after_the_accept_timeout() -> None:
-    worker, hand = started()
-    hand.client.wait(2_999)
-    assert not worker.client.all(ef.Retried)
-    effects = hand.client.wait(10)
-    assert kinds(effects)[:3] == [ef.WriteStream, ef.ResetStream, ef.Retried]
-
-
-def test_a_long_prompt_has_longer_to_be_accepted() -> None:
-    worker = HandWorker()
-    worker.submit(prompt=RawPrompt("x" * 65_536 * 4))
-    worker.connect()
-    worker.client.wait(6_999)
-    assert not worker.client.all(ef.Retried)
-    worker.client.wait(100)
-    assert worker.client.all(ef.Retried)
-
-
-def test_two_seconds_of_silence_are_a_stall_and_the_worker_is_cancelled() -> None:
-    worker, hand = started()
-    hand.send(token(0, "a"))
-    hand.client.wait(1_999)
-    assert not worker.client.all(ef.Retried)
-    effects = hand.client.wait(1)
-    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Retried]
-    assert ef.ResetStream(hand.stream, StreamCode.CANCELLED) in effects
-
-
-def test_heartbeats_hold_off_the_stall() -> None:
-    worker, hand = started()
-    for _ in range(4):
-        hand.send(progress())
-        hand.client.wait(1_900)
-    assert not worker.client.all(ef.Retried)
-
-
-def test_each_stall_doubles_the_stall_timer_up_to_eight_seconds() -> None:
-    worker, hand = started()
-    spans = []
-    for _ in range(4):
-        hand.send(progress(Phase.QUEUED, 1))
-        start_ms = worker.client.now_ms
-        while len(worker.client.all(ef.Retried)) == len(spans):
-            worker.client.wait(100)
-        spans.append(worker.client.now_ms - start_ms)
-        worker.say()
-        hand = worker.connect()
-    assert spans == [2_000, 4_000, 8_000, 8_000]
-
-
-def beat(hand: Hand, span_ms: int, *frames: Frame) -> int:
-    """Heartbeats until the attempt ends; how long it took."""
-    start_ms = hand.client.now_ms
-    while hand.client.now_ms - start_ms < span_ms and not hand.client.all(ef.ResetStream):
-        hand.send(*frames)
-        hand.client.wait(500)
-    return hand.client.now_ms - start_ms
-
-
-def test_a_prefill_without_headway_is_given_up_after_ten_seconds() -> None:
-    _, hand = started()
-    assert beat(hand, 60_000, progress(Phase.PREFILL, 10)) == 10_000
-
-
-def test_the_workers_own_estimate_lengthens_the_wait_for_the_first_token() -> None:
-    _, hand = started()
-    assert beat(hand, 60_000, progress(Phase.PREFILL, 10, est_ms=5_000)) == 15_000
-
-
-def test_a_prefill_that_advances_is_waited_for() -> None:
-    worker, hand = started()
-    for percent in range(0, 100, 10):
-        beat(hand, 8_000, progress(Phase.PREFILL, percent))
-    assert not worker.client.all(ef.Retried)
-
-
-def test_a_place_in_a_queue_that_does_not_improve_is_given_up_after_thirty_seconds() -> None:
-    _, hand = started()
-    assert beat(hand, 90_000, progress(Phase.QUEUED, 3)) == 30_000
-
-
-def test_a_place_in_a_queue_that_improves_is_waited_for() -> None:
-    worker, hand = started()
-    for place in range(5, 0, -1):
-        beat(hand, 25_000, progress(Phase.QUEUED, place))
-    assert not worker.client.all(ef.Retried)
-
-
-def test_thirty_seconds_without_a_token_in_decode_end_the_attempt_whatever_the_heartbeat_says() -> None:
-    worker, hand = started()
-    hand.send(token(0, "a"))
-    assert beat(hand, 90_000, progress(Phase.DECODE, 1)) == 30_000
-    assert worker.client.all(ef.Retried)[0].reason == "made no token for too long"
-
-
-def test_the_deadline_ends_a_stream_and_cancels_the_worker() -> None:
-    worker, hand = started(deadline_ms=1_500)
-    assert hand.assign.deadline_ms == 1_500
-    hand.send(token(0, "a"))
-    effects = hand.client.wait(1_500)
-    assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Failed]
-    assert worker.client.all(ef.Failed)[0].code == "timeout"
-
-
-def test_a_deadline_that_passes_while_only_a_broken_worker_is_there_names_the_worker() -> None:
-    worker, hand = started(deadline_ms=8_000)
-    hand.client.feed(ev.StreamLost(hand.stream, "not allowed"))
-    worker.client.wait(8_000)
-    (end,) = worker.client.all(ef.Failed)
-    assert end.code == "peer_failed"
-    assert "not allowed" in end.trail[0][2]
-
-
-def test_the_default_deadline_leaves_room_for_a_slow_worker() -> None:
-    _, hand = started(max_tokens=200)  # the hand announces 200 tokens a second
-    assert hand.assign.deadline_ms == 300_000 + 2_000 * 200 // 200
-
 
 # --- rejects and errors ------------------------------------------------------------
 
@@ -332,84 +205,3 @@ def test_goodbye_ends_every_request() -> None:
     assert kinds(effects) == [ef.WriteStream, ef.ResetStream, ef.Failed]
     assert any(isinstance(effect, ef.Broadcast) for effect in effects), "the Leave"
     assert len(worker.client.core._requester) == 0
-
-
-# --- nobody serves it ------------------------------------------------------------
-
-
-def fail_of(worker: HandWorker) -> ef.Failed:
-    (end,) = worker.client.all(ef.Failed)
-    assert isinstance(end, ef.Failed)
-    return end
-
-
-@pytest.mark.parametrize(
-    ("announced", "options", "code", "reason"),
-    [
-        ({"state": NodeState.CLIENT}, {}, "no_workers", "is a client"),
-        ({"state": NodeState.LOADING}, {}, "no_workers", "still loading"),
-        ({"state": NodeState.DRAINING}, {}, "no_workers", "leaving"),
-        ({}, {"worker": bytes(32)}, "no_workers", "not the worker"),
-        ({}, {"model_digest": bytes(32)}, "model", "other weights"),
-        ({}, {"prompt": IdsPrompt(tuple(range(600)))}, "too_long", "512 tokens"),
-        ({}, {"max_tokens": 600}, "too_long", "512 tokens"),
-    ],
-)
-def test_what_nobody_can_serve_fails_within_five_seconds_with_a_reason_a_peer(
-    announced: dict[str, object], options: dict[str, object], code: str, reason: str
-) -> None:
-    worker = HandWorker(**announced)
-    worker.submit(**options)
-    worker.client.wait(2_999)
-    assert not worker.client.all(ef.Failed), "the roster may still be incomplete"
-    worker.client.wait(2)
-    end = fail_of(worker)
-    assert end.code == code
-    assert end.hint
-    ((peer, attempt, told),) = end.trail
-    assert (peer, attempt) == (worker.signer.node_id, 0)
-    assert reason in told
-
-
-def test_an_unknown_model_is_told_as_such() -> None:
-    worker = HandWorker()
-    submit = ev.Submit(REQUEST_ID, "other", RawPrompt("hi"), GenerationConfig(max_tokens=5), "2026-11-24")
-    worker.client.feed(submit)
-    worker.client.wait(3_001)
-    assert fail_of(worker).code == "model"
-    assert "'tiny'" in fail_of(worker).trail[0][2]
-
-
-def test_a_worker_that_appears_within_the_grace_is_asked_at_once() -> None:
-    worker = HandWorker(state=NodeState.LOADING)
-    worker.submit()
-    worker.client.wait(2_000)
-    worker.say(state=NodeState.READY)
-    assert worker.connect().assign.attempt == 1
-    assert not worker.client.all(ef.Failed)
-
-
-# --- who does not admit us -----------------------------------------------------------------------------
-
-
-def test_a_worker_that_does_not_admit_this_node_is_asked_once_and_named() -> None:
-    worker = HandWorker()
-    worker.submit()
-    hand = worker.connect()
-    hand.client.feed(ev.StreamLost(hand.stream, "closed by peer", refused=True))
-    hand.client.wait(5_000)
-    [failed] = worker.client.all(ef.Failed)
-    assert failed.code == "no_workers"
-    assert failed.trail[-1][2] == "does not admit this node"
-    assert len(worker.client.all(ef.OpenStream)) == 1
-
-
-def test_a_dial_that_is_refused_is_not_tried_again() -> None:
-    worker = HandWorker()
-    worker.submit()
-    [opened] = worker.client.all(ef.OpenStream)
-    worker.client.feed(ev.DialFailed(opened.dial, "not_allowed", refused=True))
-    worker.client.wait(5_000)
-    [failed] = worker.client.all(ef.Failed)
-    assert failed.code == "no_workers"
-    assert len(worker.client.all(ef.OpenStream)) == 1

@@ -25,6 +25,8 @@ PROGRESS_S = 0.5
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
+        if options.jobs < 1:
+            raise UsageError("--jobs counts processes", hint="give 1 or more")
         return _mutants(options) if options.mutants else _simulate(options)
     except UsageError as error:
         sys.stderr.write(f"{error.message}\n{error.hint}\n")
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--faults", help="only these kinds, all of them on where the profile draws them; none: no fault")
     add("--no-failover", action="store_true", help="an answer that has begun may fail")
     add("--no-shrink", action="store_true", help="tell a failing seed as it is")
+    add("--jobs", type=int, default=1, help="processes; the results do not depend on it")
     add("--json", action="store_true", help="the last line on stdout is one object")
     add("--mutants", action="store_true", help="break the core one line at a time: the oracles must see it")
     add("--only", help="with --mutants: these, by name, with commas between")
@@ -74,7 +77,7 @@ def _simulate(options: argparse.Namespace) -> int:
             told_s = now_s
             _bar(results, options.requests, now_s - started_s)
 
-    results = campaign.run(options.seed, options.requests, chosen, each=progress)
+    results = campaign.run(options.seed, options.requests, chosen, each=progress, jobs=options.jobs)
     elapsed_s = time.perf_counter() - started_s
     sys.stderr.write("\r" + " " * 78 + "\r" if sys.stderr.isatty() else "")
     sys.stderr.write(results.table(elapsed_s) + "\n")
@@ -112,7 +115,10 @@ def _mutants(options: argparse.Namespace) -> int:
     chosen = _scenario_of(options)
     names = options.only.split(",") if options.only else None
     verdicts = []
-    for verdict in mutation.run(chosen, first_seed=options.seed, requests=options.requests, names=names):
+    verdicts_of = mutation.run(
+        chosen, first_seed=options.seed, requests=options.requests, names=names, jobs=options.jobs
+    )
+    for verdict in verdicts_of:
         verdicts.append(verdict)
         sys.stderr.write(f"{verdict.line}\n")
     survivors = [verdict.name for verdict in verdicts if not verdict.killed]

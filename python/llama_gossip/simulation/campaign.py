@@ -7,10 +7,14 @@ named with the command that shows it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 from llama_gossip.simulation.faults import FaultKind
 from llama_gossip.simulation.history import Violation
+from llama_gossip.simulation.parallel import in_order
 from llama_gossip.simulation.results import Results
 from llama_gossip.simulation.scenario import Scenario
 from llama_gossip.simulation.world import Outcome, World
@@ -31,13 +35,14 @@ def run_seed(seed: int, scenario: Scenario) -> Outcome:
     return outcome
 
 
-def outcomes(first_seed: int, requests: int, scenario: Scenario) -> Iterator[Outcome]:
-    made, seed = 0, first_seed
-    while made < requests:
-        outcome = run_seed(seed, scenario)
-        made += max(1, outcome.requests)
-        seed += 1
-        yield outcome
+def outcomes(first_seed: int, requests: int, scenario: Scenario, *, jobs: int = 1) -> Iterator[Outcome]:
+    made = 0
+    results = in_order(partial(run_seed, scenario=scenario), count(first_seed), jobs=jobs)
+    with closing(results):
+        while made < requests:
+            outcome = next(results)
+            made += max(1, outcome.requests)
+            yield outcome
 
 
 def run(
@@ -47,9 +52,11 @@ def run(
     *,
     each: Callable[[Results], None] = lambda results: None,
     stop_at_first: bool = False,
+    jobs: int = 1,
 ) -> Results:
+    """jobs: processes. The results do not depend on it."""
     results = Results()
-    for outcome in outcomes(first_seed, requests, scenario):
+    for outcome in outcomes(first_seed, requests, scenario, jobs=jobs):
         results.add(outcome)
         each(results)
         if stop_at_first and outcome.violations:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -19,6 +20,7 @@ from types import ModuleType
 from llama_gossip.errors import UsageError
 from llama_gossip.simulation.mutant import Mutant
 from llama_gossip.simulation.mutants import MUTANTS
+from llama_gossip.simulation.parallel import in_order
 from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
@@ -26,7 +28,7 @@ _LISTS = ("mutants_of_gossip", "mutants_of_requesters", "mutants_of_workers")
 _KEPT = frozenset(
     {
         f"llama_gossip.simulation.{name}"
-        for name in ("mutant", "mutants", *_LISTS, "mutation", "scenario", "faults", "__main__")
+        for name in ("mutant", "mutants", *_LISTS, "mutation", "parallel", "scenario", "faults", "__main__")
     }
 )
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
@@ -51,15 +53,20 @@ class Verdict:
 
 
 def run(
-    scenario: Scenario, *, first_seed: int, requests: int, names: Sequence[str] | None = None
+    scenario: Scenario,
+    *,
+    first_seed: int,
+    requests: int,
+    names: Sequence[str] | None = None,
+    jobs: int = 1,
 ) -> Iterator[Verdict]:
-    """One verdict a mutant. requests: the most that one may cost."""
+    """One verdict a mutant. requests: the most that one may cost. jobs: processes."""
     chosen = [mutant for mutant in MUTANTS if names is None or mutant.name in names]
     if names is not None and len(chosen) != len(set(names)):
         known = ", ".join(mutant.name for mutant in MUTANTS)
         raise UsageError("there is no such mutant", hint=f"known: {known}")
-    for mutant in chosen:
-        yield judge(mutant, scenario, first_seed=first_seed, requests=requests)
+    work = partial(judge, scenario=scenario, first_seed=first_seed, requests=requests)
+    yield from in_order(work, chosen, jobs=jobs)
 
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:

@@ -1,0 +1,63 @@
+"""Reporting: what every bench does with its figures. A table with each figure beside its bar, or one object.
+
+A missed bar is reported, not an error: what a figure is worth depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from llama_gossip.transport import native_versions
+from workers import bench_home
+
+Bars = Mapping[str, tuple[str, float]]  # a figure's name: ("<=" or ">=", the bar)
+Figures = dict[str, Any]
+Plan = TypeVar("Plan")  # how much a bench does
+
+
+def table(figures: Figures, bars: Bars) -> str:
+    lines = [f"{'figure':32} {'measured':>10}  bar"]
+    for name, value in figures.items():
+        if isinstance(value, int | float):
+            lines.append(f"{name:32} {shown(value):>10}  {verdict(value, *bars.get(name, ('', 0.0)))}")
+    return "\n".join(lines)
+
+
+def shown(value: float) -> str:
+    """A count as it is, what is large without places that mean nothing."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def verdict(value: float, sign: str, bar: float) -> str:
+    if not sign:
+        return ""
+    held = value <= bar if sign == "<=" else value >= bar
+    return f"{sign} {bar:g}  {'held' if held else 'MISSED'}"
+
+
+def main(
+    about: str | None, bars: Bars, measure: Callable[[Plan], Awaitable[Figures]], plan: Plan, quick: Plan
+) -> int:
+    """The command line of a bench, which measures one of its two plans."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the short form")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the table on stderr")
+    options = parser.parse_args()
+
+    async def run() -> Figures:
+        return await measure(quick if options.quick else plan)
+
+    with bench_home():
+        figures = asyncio.run(run())
+    figures["build"] = native_versions()["profile"]
+    print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print(json.dumps(figures))
+    return 0

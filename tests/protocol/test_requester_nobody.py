@@ -1,0 +1,96 @@
+"""The requester against a worker played by hand: when nobody serves it, or nobody admits this node."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_gossip.protocol import effects as ef
+from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.messages import (
+    GenerationConfig,
+    IdsPrompt,
+    NodeState,
+    RawPrompt,
+)
+from tests.protocol.hand import (
+    REQUEST_ID,
+    HandWorker,
+)
+
+
+def fail_of(worker: HandWorker) -> ef.Failed:
+    (end,) = worker.client.all(ef.Failed)
+    assert isinstance(end, ef.Failed)
+    return end
+
+
+@pytest.mark.parametrize(
+    ("announced", "options", "code", "reason"),
+    [
+        ({"state": NodeState.CLIENT}, {}, "no_workers", "is a client"),
+        ({"state": NodeState.LOADING}, {}, "no_workers", "still loading"),
+        ({"state": NodeState.DRAINING}, {}, "no_workers", "leaving"),
+        ({}, {"worker": bytes(32)}, "no_workers", "not the worker"),
+        ({}, {"model_digest": bytes(32)}, "model", "other weights"),
+        ({}, {"prompt": IdsPrompt(tuple(range(600)))}, "too_long", "512 tokens"),
+        ({}, {"max_tokens": 600}, "too_long", "512 tokens"),
+    ],
+)
+def test_what_nobody_can_serve_fails_within_five_seconds_with_a_reason_a_peer(
+    announced: dict[str, object], options: dict[str, object], code: str, reason: str
+) -> None:
+    worker = HandWorker(**announced)
+    worker.submit(**options)
+    worker.client.wait(2_999)
+    assert not worker.client.all(ef.Failed), "the roster may still be incomplete"
+    worker.client.wait(2)
+    end = fail_of(worker)
+    assert end.code == code
+    assert end.hint
+    ((peer, attempt, told),) = end.trail
+    assert (peer, attempt) == (worker.signer.node_id, 0)
+    assert reason in told
+
+
+def test_an_unknown_model_is_told_as_such() -> None:
+    worker = HandWorker()
+    submit = ev.Submit(REQUEST_ID, "other", RawPrompt("hi"), GenerationConfig(max_tokens=5), "2026-11-24")
+    worker.client.feed(submit)
+    worker.client.wait(3_001)
+    assert fail_of(worker).code == "model"
+    assert "'tiny'" in fail_of(worker).trail[0][2]
+
+
+def test_a_worker_that_appears_within_the_grace_is_asked_at_once() -> None:
+    worker = HandWorker(state=NodeState.LOADING)
+    worker.submit()
+    worker.client.wait(2_000)
+    worker.say(state=NodeState.READY)
+    assert worker.connect().assign.attempt == 1
+    assert not worker.client.all(ef.Failed)
+
+
+# --- who does not admit us -----------------------------------------------------------------------------
+
+
+def test_a_worker_that_does_not_admit_this_node_is_asked_once_and_named() -> None:
+    worker = HandWorker()
+    worker.submit()
+    hand = worker.connect()
+    hand.client.feed(ev.StreamLost(hand.stream, "closed by peer", refused=True))
+    hand.client.wait(5_000)
+    [failed] = worker.client.all(ef.Failed)
+    assert failed.code == "no_workers"
+    assert failed.trail[-1][2] == "does not admit this node"
+    assert len(worker.client.all(ef.OpenStream)) == 1
+
+
+def test_a_dial_that_is_refused_is_not_tried_again() -> None:
+    worker = HandWorker()
+    worker.submit()
+    [opened] = worker.client.all(ef.OpenStream)
+    worker.client.feed(ev.DialFailed(opened.dial, "not_allowed", refused=True))
+    worker.client.wait(5_000)
+    [failed] = worker.client.all(ef.Failed)
+    assert failed.code == "no_workers"
+    assert len(worker.client.all(ef.OpenStream)) == 1
