@@ -138,8 +138,8 @@ class Tunnel:
             channel.over = True
             self._desk.agenda.cancel(channel.timer("lease"))
             self._desk.after(channel.timer("forget"), self._desk.timers.linger_ms)
-        if channel.key is None:
-            self._forget(channel)
+        if channel.asks and not channel.sent:
+            self._forget(channel)  # nobody knows of it
         elif channel.waits or channel.ack_due:
             self._sender.soon(channel)
 

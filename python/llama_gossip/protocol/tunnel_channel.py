@@ -61,6 +61,7 @@ class Channel:
     outbox: Outbox = field(default_factory=Outbox)
     order: Order = field(default_factory=Order)
     splitter: ItemSplitter = field(default_factory=ItemSplitter)
+    sent: bool = False  # a Packet of ours
     heard: bool = False  # a Packet of the other side has come
     resend: bool = False  # the Assign is due again
     ack_due: bool = False

@@ -89,6 +89,7 @@ class Sender:
         desk.emit(Broadcast(data))
         desk.count("packets_sent")
         gap_ms = max(desk.timers.packet_gap_ms, len(data) * 1_000 // BYTES_PER_S)
+        channel.sent = True
         channel.next_mono_ms = now_ms + gap_ms
         self._next_mono_ms = max(self._next_mono_ms, now_ms - NODE_BURST * NODE_GAP_MS) + NODE_GAP_MS
 
