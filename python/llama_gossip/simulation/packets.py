@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
-from llama_gossip.protocol.messages import NodeId, Packet, RequestId
+from llama_gossip.protocol.messages import NodeId, Packet, RequestId, Seal
+from llama_gossip.protocol.seal import About, SealKeys
 from llama_gossip.simulation.process import Process
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
 AT_ONCE, PER_S = 12, 9.0  # of one attempt and side: eight a second, and what the moments of a count allow
+EAVESDROP_EVERY = 8  # Packets
 LATE_MS = 8_000  # accept_by is 4 s; the worker's clock is known only from an Announce that was on its way
 REFUSED_AT_ONCE, REFUSED_PER_S = 25, 11.0  # sealed rubbish of one signer that a core tries to open
 
@@ -46,9 +49,25 @@ class PacketWatch:
             if packet.body in self._bodies:
                 self._blame("I13", f"{node.name} seals the same twice with one nonce")
             self._bodies.add(packet.body)
+            self._eavesdrop(node, packet, packet.seal)
         self._count(node, packet)
         if packet.requester == node.node_id:
             self._assign(node, packet)
+
+    def _eavesdrop(self, node: Process, packet: Packet, seal: Seal) -> None:
+        """I13: everything but the shared secret is known to everybody."""
+        channel = node.core._tunnel.find(packet.to, packet) if node.core is not None else None
+        if self.sent % EAVESDROP_EVERY or channel is None:
+            return
+        asks = packet.requester == node.node_id
+        parties = (node.node_id, packet.to) if asks else (packet.to, node.node_id)
+        about = About(self._world.net_id, *parties, packet.request_id, packet.attempt)
+        keys = SealKeys(bytes(32), epk=seal.epk, prekey=channel.prekey, about=about)
+        try:
+            keys.open(packet.body, packet.head, to_worker=asks)
+        except ProtocolError:
+            return
+        self._blame("I13", f"everybody can open what {node.name} seals")
 
     def _count(self, node: Process, packet: Packet) -> None:
         now_ms = self._world.clock.now_ms
