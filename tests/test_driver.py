@@ -254,3 +254,17 @@ async def test_another_loop_or_thread_is_refused(driver: Driver) -> None:
     with pytest.raises(UsageError, match="another event loop") as caught:
         await asyncio.to_thread(driver.check_loop)
     assert caught.value.hint
+
+
+async def test_a_mute_node_rebuilds_its_gossip_and_says_so_in_one_sentence(
+    core: Answers, driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    rebuilt: list[str] = []
+    driver.transport = SimpleNamespace(rebuild_gossip=lambda: rebuilt.append("rebuilt"))  # type: ignore[assignment]
+    for times in (1, 2):
+        core.said[events.Tick] = [effects.RebuildGossip(times)]
+        driver.feed(events.Tick())
+    assert rebuilt == ["rebuilt", "rebuilt"]
+    first, second = caplog.messages
+    assert first.endswith("are made anew; if this comes again and again, restart the node")
+    assert "are made anew (try 2 in a row);" in second

@@ -8,6 +8,7 @@ event: it is reported to the loop's exception handler.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +25,14 @@ from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.transport import Lagged, PeerFound, Transport, TransportEvent
 
 MAX_BOOTS = 4_096  # as many as the roster holds
+# Filled with how often in a row.
+MUTE_NEWS = (
+    "for a minute nobody has named this node among those it hears: its connections of the topic are made "
+    "anew%s; if this comes again and again, restart the node"
+)
 RETRY_S = 1.0  # after an error inside the core: its timers live on, at a pace that a log can bear
+
+log = logging.getLogger(__name__)
 
 
 def now() -> events.Now:
@@ -138,7 +146,7 @@ class Driver:
 
     def perform(self, effect: effects.Effect) -> None:
         match effect:
-            case effects.Broadcast() | effects.AddressHint():
+            case effects.Broadcast() | effects.AddressHint() | effects.RebuildGossip():
                 self._to_network(effect)
             case (
                 effects.OpenStream()
@@ -172,13 +180,19 @@ class Driver:
             case _:
                 assert_never(effect)
 
-    def _to_network(self, effect: effects.Broadcast | effects.AddressHint) -> None:
+    def _to_network(self, effect: effects.Broadcast | effects.AddressHint | effects.RebuildGossip) -> None:
         if self.transport is None:
             return
-        if isinstance(effect, effects.Broadcast):
-            self.transport.broadcast(effect.data, urgent=effect.urgent)
-        else:
-            self.transport.add_addresses(effect.node_id, effect.addresses)
+        match effect:
+            case effects.Broadcast(data, urgent):
+                self.transport.broadcast(data, urgent=urgent)
+            case effects.AddressHint(node_id, addresses):
+                self.transport.add_addresses(node_id, addresses)
+            case effects.RebuildGossip(times):
+                log.warning(MUTE_NEWS, "" if times == 1 else f" (try {times} in a row)")
+                self.transport.rebuild_gossip()
+            case _:
+                assert_never(effect)
 
     def _to_stream(
         self,

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from llama_gossip.clock_watch import ClockWatch
-from llama_gossip.driver import Driver, now
+from llama_gossip.driver import Driver
 from llama_gossip.protocol import events
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.5  # the protocol's heartbeat: how soon a stepping engine is noticed
 ANNOUNCE_CHANGE = 0.25  # relative change of tokens/s that is news to the others
-REBUILD_S = 60.0  # the evidence for muteness is a minute old: a rebuild needs as long to show
 
 
 class Telemetry:
@@ -26,7 +25,6 @@ class Telemetry:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._announced_tokens_per_s = 0.0
-        self._rebuilt_ms = 0
         self._clock = ClockWatch()
         self._task = asyncio.create_task(self._run(), name="llama-gossip telemetry")
 
@@ -47,7 +45,6 @@ class Telemetry:
                 self._driver.loop.call_exception_handler({"message": message, "exception": error})
 
     def _beat(self) -> None:
-        self._heal()
         if (news := self._clock.look(self._driver.core.skew_ms())) is not None:
             log.warning(news)
         if (bridge := self._driver.bridge) is not None:
@@ -62,12 +59,3 @@ class Telemetry:
         if abs(load.tokens_per_s - known) > ANNOUNCE_CHANGE * known:
             self._announced_tokens_per_s = load.tokens_per_s
             self._driver.feed(events.EngineChanged(bridge.capacity()))
-
-    def _heal(self) -> None:
-        """Rebuilds the outbound gossip when nobody seems to hear it."""
-        moment, transport = now(), self._driver.transport
-        if transport is None or moment.mono_ms < self._rebuilt_ms + REBUILD_S * 1000:
-            return
-        if self._driver.core.is_mute(moment):
-            self._rebuilt_ms = moment.mono_ms
-            transport.rebuild_gossip()

@@ -33,7 +33,9 @@ def cancelling(subject: Subject) -> Iterator[Cancelling]:
                 engine.cancel(1)
                 engine.cancel(1)
             if len(at_step) == 1 and seen.ends(1):
-                at_step.append(engine.steps)
+                with seen.changed:
+                    at_step.append(engine.steps)
+                    seen.changed.notify_all()
 
         seen = Collector(react)
         engine.start(seen)
@@ -50,6 +52,7 @@ def test_a_cancel_in_mid_answer_takes_at_most_one_step(cancelling: Cancelling) -
     engine.submit(job(2, max_tokens=30, temperature=0.0, ignore_eos=True))
     cancelled = seen.answer(1)
     assert cancelled.failed.code is FailureCode.CANCELLED
+    seen.wait_for(lambda: len(at_step) == 2, "the step of its end")  # told after the end itself
     assert at_step[1] - at_step[0] <= 1
     assert seen.answer(2).done.total_tokens == 30
 
@@ -62,6 +65,7 @@ def test_a_cancel_between_chunks_of_prefill_takes_at_most_one_step(cancelling: C
     assert cancelled.ids == ()
     assert len(seen.prefills(1)) == 1
     assert 0 < seen.prefills(1)[0].percent < 100
+    seen.wait_for(lambda: len(at_step) == 2, "the step of its end")  # told after the end itself
     assert at_step[1] - at_step[0] <= 1
 
 

@@ -18,8 +18,6 @@ from llama_gossip.protocol.messages import (
     Request,
     RequestId,
 )
-from llama_gossip.protocol.mute import Mute
-from llama_gossip.protocol.timers import Timers
 from tests.protocol.fakewire import NET_ID, WALL_MS, FakeNet
 from tests.protocol.hand import OWN_BOOT, Clocked, HandClient, announce, done, key
 from tests.protocol.scripted_model import ScriptedModel
@@ -37,9 +35,10 @@ def node(model: ScriptedModel | None = None, **options: Any) -> Clocked:
     return clocked
 
 
-def hear(at: Clocked, name: str, seq: int = 1, **changes: Any) -> list[ef.Effect]:
+def hear(at: Clocked, name: str, seq: int = 1, *, late_ms: int = 0, **changes: Any) -> list[ef.Effect]:
+    """late_ms: how far the signer's clock is behind."""
     signer = key(name)
-    message = announce(head=Head(OWN_BOOT, seq, WALL_MS + at.now_ms), **changes)
+    message = announce(head=Head(OWN_BOOT, seq, WALL_MS + at.now_ms - late_ms), **changes)
     return at.feed(ev.GossipReceived(signer.node_id, sign_envelope(message, signer, NET_ID)))
 
 
@@ -182,63 +181,6 @@ def test_the_announce_names_three_of_those_it_hears() -> None:
     known = {(key(f"peer {n}").node_id[:8], 40 + n) for n in range(5)}
     assert len(set(told.heard)) == 3
     assert set(told.heard) <= known
-
-
-# --- mute -------------------------------------------------------------------------------------------
-
-
-def test_a_node_that_nobody_names_for_a_minute_is_mute() -> None:
-    mute = Mute(Timers())
-    mute.sent(7, 0)
-    for at in (10_000, 30_000, 50_000, 60_000):
-        mute.heard(None, at)
-    assert not mute.verdict(59_999)
-    assert mute.verdict(60_000)
-    mute.heard(7, 60_001)
-    assert not mute.verdict(60_002)
-
-
-def test_only_an_old_seq_named_is_mute_all_the_same() -> None:
-    mute = Mute(Timers())
-    mute.sent(7, 0)
-    mute.sent(8, 20_000)
-    for at in (70_000, 75_000, 78_000, 79_000):
-        mute.heard(7, at)
-    assert mute.verdict(80_000)
-    mute.heard(8, 80_000)
-    assert not mute.verdict(80_000)
-
-
-def test_a_crowd_that_does_not_name_this_node_does_not_hide_the_one_that_did() -> None:
-    """4 096 workers send 16 000 Announces a minute, three of them name each node."""
-    mute = Mute(Timers())
-    mute.sent(7, 0)
-    mute.heard(7, 30_000)
-    for at in range(30_000, 60_000, 5):
-        mute.heard(None, at)
-    assert not mute.verdict(60_000)
-    for at in range(90_000, 90_400, 100):
-        mute.heard(None, at)
-    assert mute.verdict(90_400)
-
-
-def test_without_four_announces_there_is_no_verdict() -> None:
-    mute = Mute(Timers())
-    mute.sent(7, 0)
-    for at in (61_000, 62_000, 63_000):
-        mute.heard(None, at)
-    assert not mute.verdict(64_000)
-
-
-def test_the_core_hears_its_name_in_the_announces_of_others() -> None:
-    worker = node(ScriptedModel())
-    worker.feed(ev.Joined(()))
-    worker.wait(61_000)
-    for number in range(4):
-        hear(worker, f"peer {number}")
-    assert worker.core.is_mute(ev.Now(worker.now_ms, 0))
-    hear(worker, "peer 0", seq=2, heard=((worker.node_id[:8], 10_000),))
-    assert not worker.core.is_mute(ev.Now(worker.now_ms, 0))
 
 
 # --- how seldom -------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class Core:
             features=features,
             version=version,
             prekeys=self._prekeys,
+            skew_ms=self._receiver.skew_ms,
         )
         self._tunnel = Tunnel(
             desk, prekeys=self._prekeys, deliver=self._stream, unopened=self._presence.unopened
@@ -333,7 +334,7 @@ class Core:
         return {**self._desk.counters, **dropped, "gossip_accepted": self._receiver.accepted}
 
     def is_mute(self, now: ev.Now) -> bool:
-        """Nobody seems to hear this node any more: its outbound gossip should be rebuilt."""
+        """Nobody seems to hear this node any more."""
         return self._presence.is_mute(now.mono_ms)
 
     def skew_ms(self) -> int:

@@ -95,6 +95,13 @@ class AddressHint:
 
 
 @dataclass(frozen=True, slots=True)
+class RebuildGossip:
+    """Nobody hears this node any more: close its connections of the topic and join anew."""
+
+    times: int  # in a row, this one included, without a sign that one has helped
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Call handle(Tick) at this monotonic time; replaces the earlier Wake. None: no timer is set."""
 
@@ -232,6 +239,7 @@ Effect: TypeAlias = (
     | StartJob
     | CancelJob
     | AddressHint
+    | RebuildGossip
     | Wake
     | Accepted
     | DeliverTokens

@@ -7,6 +7,7 @@ Announces within half a second; strangers are greeted with a jitter, so that a c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.errors import UsageError
@@ -15,6 +16,7 @@ from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import Broadcast
 from llama_gossip.protocol.envelope import sign_envelope
+from llama_gossip.protocol.health import Health
 from llama_gossip.protocol.jobs import Jobs
 from llama_gossip.protocol.limits import (
     HEARD_ID_BYTES,
@@ -23,7 +25,6 @@ from llama_gossip.protocol.limits import (
     MAX_NAME_BYTES,
 )
 from llama_gossip.protocol.messages import Announce, Capacity, Head, Leave, NodeState
-from llama_gossip.protocol.mute import Mute
 from llama_gossip.protocol.prekeys import Prekeys
 from llama_gossip.protocol.roster import Peer, Roster
 
@@ -52,6 +53,7 @@ class Presence:
         features: tuple[str, ...],
         version: str,
         prekeys: Prekeys,
+        skew_ms: Callable[[], int],
     ) -> None:
         self._desk = desk
         self._roster = roster
@@ -64,7 +66,7 @@ class Presence:
         self._joined = False
         self._said: tuple[NodeState, int, Capacity | None] | None = None  # what the newest Announce told
         self._said_mono_ms = 0
-        self._mute = Mute(desk.timers)
+        self._health = Health(desk, skew_ms=skew_ms)
 
     # --- when ---
 
@@ -117,7 +119,7 @@ class Presence:
         desk.emit(Broadcast(sign_envelope(announce, desk.signer, desk.net_id), urgent=True))
         desk.count("announces_sent")
         self._said, self._said_mono_ms = self._tell(), desk.now.mono_ms
-        self._mute.sent(announce.head.seq, desk.now.mono_ms)
+        self._health.sent(announce.head.seq)
         period_ms = timers.client_announce_ms if self._is_client() else timers.announce_ms
         spread = 1 + timers.announce_spread * (2 * desk.rng.random() - 1)
         desk.agenda.cancel(_GREET)
@@ -199,10 +201,9 @@ class Presence:
         return tuple((node_id[:HEARD_ID_BYTES], peer.announce.head.seq) for node_id, peer in chosen)
 
     def heard(self, announce: Announce) -> None:
-        """Somebody's Announce: does it show that mine arrive?"""
-        mine = self._desk.own_id[:HEARD_ID_BYTES]
-        names_me = next((seq for signer, seq in announce.heard if signer == mine), None)
-        self._mute.heard(names_me, self._desk.now.mono_ms)
+        """Somebody's Announce: does it show that ours arrive?"""
+        if self._joined:
+            self._health.heard(announce, len(self._roster))
 
     def is_mute(self, now_mono_ms: int) -> bool:
-        return self._mute.verdict(now_mono_ms)
+        return self._health.is_mute(now_mono_ms, len(self._roster))

@@ -72,6 +72,8 @@ class Timers:
     stale_ms: int = 20_000  # an Announce older than this counts as saturated: one was missed
     forget_ms: int = 120_000  # (boot, seq) of a peer that is gone: longer than any message lives
     mute_ms: int = 60_000  # the window of the mute verdict
+    rebuild_ms: int = 60_000  # after a rebuild of the outbound gossip: the evidence is a minute old,
+    rebuild_max_ms: int = 600_000  # so a rebuild needs as long to show; each one in vain doubles it
 
     def heartbeat_of(self, plane: Plane) -> int:
         return self.gossip_heartbeat_ms if plane is Plane.GOSSIP else self.heartbeat_ms

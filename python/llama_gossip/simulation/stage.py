@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
 BEAT_MS = 500  # of a staller
+REBUILT_MS = 1_000  # until the neighbours are dialled anew, as measured
 CODEC_EVERY = 64  # of the items that cross, one is checked for I15
 CANARY_BYTES = load.CANARY.encode()
 
@@ -83,6 +84,8 @@ class Stage:
                 self._world.oracles.work_cancelled(node.node_id, node.life, job, now_ms)
                 if node.machine is not None:
                     node.machine.cancel(job)
+            case ef.RebuildGossip():
+                self._world.clock.after(REBUILT_MS, self._world.topic.dead_outbound.discard, node.place)
             case _:
                 pass  # news for logs
 
