@@ -16,6 +16,7 @@ from typing import assert_never
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.claimer import Claimer
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import (
     Drained,
@@ -28,13 +29,14 @@ from llama_gossip.protocol.envelope import Signer, Verifier, verify_signature
 from llama_gossip.protocol.finder import Finder
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.membership import Membership
-from llama_gossip.protocol.messages import NodeId, NodeState, RequestId
+from llama_gossip.protocol.messages import Claim, NodeId, NodeState, RequestId
 from llama_gossip.protocol.prekeys import Prekeys
 from llama_gossip.protocol.presence import Presence, checked_name
 from llama_gossip.protocol.receive import Receiver
 from llama_gossip.protocol.requester import Requester
 from llama_gossip.protocol.roster import Peer, PeerView, Roster
 from llama_gossip.protocol.selection import EXPLORE_SHARE
+from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.protocol.transcript import TranscriptBook
@@ -70,10 +72,12 @@ class Core:
         self._desk = desk = Desk(
             signer=signer, verify=verify, net_id=net_id, boot=boot, rng=rng, timers=timers
         )
-        self._receiver = Receiver(net_id, desk.own_id, verify, allowlist=allowlist)
+        self._receiver = Receiver(
+            net_id, desk.own_id, verify, allowlist=allowlist, open_network=policy.open_network
+        )
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)
-        self._worker = Worker(desk, policy=policy, allowlist=allowlist)
+        self._worker = Worker(desk, policy=policy, allowlist=allowlist, known=self._roster.__contains__)
         self._prekeys = Prekeys(desk, secret_bytes or rng.randbytes)
         self._presence = Presence(
             desk,
@@ -89,14 +93,26 @@ class Core:
             desk, prekeys=self._prekeys, deliver=self._stream, unopened=self._presence.unopened
         )
         ledger = Ledger(timers=timers)
+        solicitor = Solicitor(desk)
+        self._claimer = Claimer(
+            desk, jobs=self._worker.jobs, presence=self._presence, policy=policy, allowlist=allowlist
+        )
         finder = Finder(
             desk,
             peers=self._candidates,
+            offers=solicitor.offers,
             ledger=ledger,
             explore_share=0.0 if policy.open_network else EXPLORE_SHARE,
             allowlist=None if allowlist is None else allowlist | {desk.own_id},
         )
-        self._requester = Requester(desk, finder=finder, ledger=ledger, book=self._book, tunnel=self._tunnel)
+        self._requester = Requester(
+            desk,
+            finder=finder,
+            solicitor=solicitor,
+            ledger=ledger,
+            book=self._book,
+            tunnel=self._tunnel,
+        )
         self._membership = Membership(
             desk,
             receiver=self._receiver,
@@ -105,6 +121,9 @@ class Core:
             loaded=ledger.announced,
             changed=self._requester.roster_changed,
             packet=self._tunnel.received,
+            asked=self._claimer.asked,
+            claimed=self._claimed,
+            gone=solicitor.left,
         )
         self._wake_at: int | None = None
         self._drained: bool | None = None  # None: nobody asked to drain; True: it was told
@@ -201,6 +220,10 @@ class Core:
         yield from self._roster.items()
         if self._presence.state() is not NodeState.CLIENT:
             yield self._desk.own_id, self._presence.own_peer()
+
+    def _claimed(self, sender: NodeId, claim: Claim) -> None:
+        self._claimer.overheard(sender, claim)
+        self._requester.claimed(sender, claim)
 
     # --- streams ---
 
@@ -305,6 +328,10 @@ class Core:
                 self._requester.connector.timed_out(which)
             case "attempt", int():
                 self._requester.attempt_timer(which, name)
+            case "call", int():
+                self._requester.call_timer(which, name)
+            case "claim", int():
+                self._claimer.timer(which)
             case "job", int():
                 self._worker.jobs.timer(which, name)
             case "jobs", None:

@@ -1,15 +1,18 @@
 """Finder: who gets the next attempt of a request, or until when it waits, and what it means if nobody comes.
 
 The law: waiting always has an end and a reason. Full workers are waited for until the deadline, broken ones
-until they would have announced themselves anew, an empty roster until it is known to be complete.
+until they would have announced themselves anew, anybody at all until the topic was asked and the roster is
+known to be complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from llama_gossip.protocol.bids import add_bids
+from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import NodeId
@@ -37,8 +40,10 @@ class Finder:
         ledger: Ledger,
         explore_share: float,
         allowlist: frozenset[NodeId] | None,
+        offers: Callable[[Request], Mapping[NodeId, Bid]],
     ) -> None:
         self._desk = desk
+        self._offers = offers  # what was claimed for a request
         self._peers = peers  # the roster and the own worker
         self._ledger = ledger
         self._chooser = Chooser(ledger, desk.timers, desk.rng, explore_share)
@@ -68,7 +73,11 @@ class Finder:
         return max(candidate.order, *orders, (0, 0))
 
     def _survey(self, request: Request) -> Survey:
-        return survey(self._peers(), request.want(), allowlist=self._allowlist, now=self._desk.now)
+        want, allowlist = request.want(), self._allowlist
+        peers = dict(self._peers())
+        found = survey(peers.items(), want, allowlist=allowlist, now=self._desk.now)
+        add_bids(found, self._offers(request), peers, want, allowlist=allowlist)
+        return found
 
     def _choose(self, request: Request, found: Survey, busy: NodeId | None = None) -> Candidate | None:
         """Among those that have not failed it yet, then among the others."""
@@ -128,7 +137,7 @@ class Finder:
     # --- nobody now ---
 
     def _hold(self, request: Request, found: Survey) -> Hold:
-        grace = self._grace_mono_ms(request)
+        grace = self._patience_mono_ms(request)
         willing = [c for c in found.fit if c.node_id not in request.barred]
         if not willing:
             return Hold(grace, why_refused(request) if found.fit else why_nobody(request, found))
@@ -148,10 +157,10 @@ class Finder:
         request.failed_before = True  # for another request perhaps, but it is why this one waits
         return max(grace, record.out_at_ms + self._desk.timers.out_patience_ms)
 
-    def _grace_mono_ms(self, request: Request) -> int:
-        """Until then the roster may still be incomplete."""
-        timers = self._desk.timers
-        latest = request.submitted_mono_ms + timers.nobody_latest_ms
-        if self._joined_mono_ms is None:
+    def _patience_mono_ms(self, request: Request) -> int:
+        """Until then somebody may still turn up: no round of Claims is over, or the roster is young."""
+        timers, since = self._desk.timers, request.asking_since_ms
+        latest = (self._desk.now.mono_ms if since is None else since) + timers.nobody_latest_ms
+        if self._joined_mono_ms is None or since is None or not request.answered:
             return latest
-        return min(latest, max(self._joined_mono_ms, request.submitted_mono_ms) + timers.join_grace_ms)
+        return min(latest, self._joined_mono_ms + timers.join_grace_ms)

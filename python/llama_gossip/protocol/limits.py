@@ -34,6 +34,7 @@ SEAL_ID_BYTES = 8  # enough of a prekey to tell a worker's few apart
 PAD_BYTES = 256  # a body's length tells no more than its rounded size
 MAX_BODY_BYTES = 59_648  # before sealing: the largest multiple of PAD_BYTES that a Packet of 60 000 B carries
 MAX_GOSSIP_ITEM_BYTES = 59_640  # an item's length prefix and the zero length that ends a body come on top
+TOO_BIG_FOR_GOSSIP = "too_big_for_gossip"  # the code of an Assign over it
 MAX_CHANNELS = 1_024  # attempts over gossip that a node takes part in, those that ended lately included
 MAX_CHANNELS_PER_PEER = 128  # that one requester may make a node hold: its running and queued jobs, twice
 MAX_AHEAD_ITEMS = 256  # frames kept that came before an earlier one
@@ -71,6 +72,7 @@ MAX_SIGNERS = 4_096  # windows of 128 B: half a megabyte at most
 KNOWN_SIGNERS_RESERVE = MAX_SIGNERS // 4  # minted keys can never crowd out the peers we know
 NEW_SIGNERS_PER_NEIGHBOUR = 64  # a minute: one neighbour needs most of an hour to fill the table
 NEW_SIGNERS_PERIOD_MS = 60_000
+NEWCOMER_MS = 60_000  # of an open network: longer than a minted key is worth, shorter than anybody minds
 MAX_SKEW_SAMPLES = 1_024  # signers whose clock is compared with ours: the median needs no more
 MAX_NEIGHBOURS = 256  # whose budgets are kept; the overlay has ten or so at a time
 

@@ -43,6 +43,9 @@ class Membership:
         loaded: Callable[[NodeId, int], None],
         changed: Callable[[], None],
         packet: Callable[[NodeId, Packet], None],
+        asked: Callable[[Request], None],
+        claimed: Callable[[NodeId, Claim], None],
+        gone: Callable[[NodeId, tuple[int, int]], None],
     ) -> None:
         self._desk = desk
         self._receiver = receiver
@@ -51,6 +54,9 @@ class Membership:
         self._loaded = loaded  # told how many jobs a peer has
         self._packet = packet
         self._changed = changed  # told when a request that waits might find a worker now
+        self._asked = asked
+        self._claimed = claimed
+        self._gone = gone  # told who has said goodbye
 
     def received(self, event: GossipReceived) -> None:
         known = self._roster.__contains__
@@ -68,10 +74,13 @@ class Membership:
                 self._desk.count("requests_heard")
                 if sender not in self._roster:
                     self._presence.stranger_heard()
+                self._asked(message)
+            case Claim():
+                self._claimed(sender, message)
             case Packet():
                 self._packet(sender, message)
-            case Claim() | Assign():
-                self._desk.count("messages_without_use")  # nothing was asked of the topic
+            case Assign():
+                self._desk.count("messages_without_use")  # it belongs on a stream
             case _:
                 assert_never(message)
 
@@ -101,6 +110,7 @@ class Membership:
 
     def _left(self, sender: NodeId, leave: Leave) -> None:
         peer = self._roster.get(sender)
+        self._gone(sender, (leave.head.boot, leave.head.seq))
         if self._roster.leave(sender, leave, self._desk.now):
             if peer is not None and peer.told_up:
                 self._desk.emit(PeerDown(sender, leave.reason))

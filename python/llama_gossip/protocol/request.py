@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llama_gossip.protocol.admission import prompt_bytes
 from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.attempt import Attempt
 from llama_gossip.protocol.events import Submit
@@ -17,7 +18,16 @@ from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestSta
 
 MAX_STRIKES = 3  # accepted attempts in a row without one new token
 MAX_ATTEMPTS = 16  # accepted, in all
+BYTES_PER_TOKEN = 8  # of a prompt that no tokeniser has seen: no vocabulary makes fewer of usual text
 MAX_TRAIL = 64  # lines kept: enough to explain, bounded for a request that waits long
+
+
+def known_tokens(submit: Submit) -> int:
+    """How many tokens the prompt has at least, as far as it is known without a tokeniser."""
+    prompt = submit.prompt
+    if isinstance(prompt, IdsPrompt):
+        return len(prompt.ids)
+    return submit.prompt_tokens or max(1, prompt_bytes(prompt) // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,7 @@ class Seam:
 @dataclass(slots=True)
 class Request:
     submit: Submit
+    prompt_tokens: int  # at least, as far as it is known; what a Request tells of it
     submitted_mono_ms: int
     deadline_mono_ms: int
     stall_ms: int
@@ -60,6 +71,9 @@ class Request:
     boot_corrections: int = 0
     too_big: bool = False  # for a Packet
     failed_before: bool = False  # some worker broke, as opposed to refused
+    call: int | None = None  # the topic is asked for it
+    asking_since_ms: int | None = None
+    answered: bool = False  # a round of Claims is over since then
 
     @property
     def request_id(self) -> RequestId:

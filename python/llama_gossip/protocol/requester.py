@@ -7,11 +7,12 @@ any other: the driver loops an OpenStream to the own id in process.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
 from llama_gossip.protocol import aftermath
-from llama_gossip.protocol.assignment import assign_of, extended_deadline
+from llama_gossip.protocol.assignment import assign_of, encoded, extended_deadline
 from llama_gossip.protocol.attempt import Attempt, Awake, Completed, Ended, Got, How, News, Slow, Taken
 from llama_gossip.protocol.connector import NOT_ADMITTED, Connector
 from llama_gossip.protocol.desk import Desk
@@ -28,13 +29,13 @@ from llama_gossip.protocol.effects import (
 )
 from llama_gossip.protocol.events import CancelRequest, Submit
 from llama_gossip.protocol.finder import Finder, Hold
-from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
-from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_GOSSIP_ITEM_BYTES
-from llama_gossip.protocol.messages import Complete, RequestId, Token
-from llama_gossip.protocol.nobody import Why, why_late
-from llama_gossip.protocol.request import Request
+from llama_gossip.protocol.limits import TOO_BIG_FOR_GOSSIP
+from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, Token
+from llama_gossip.protocol.nobody import Why, why_late, why_unsendable
+from llama_gossip.protocol.request import Request, known_tokens
 from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.states import RequestStep
 from llama_gossip.protocol.streams import Delivery, Plane, StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
@@ -43,9 +44,17 @@ from llama_gossip.protocol.tunnel import Tunnel
 
 class Requester:
     def __init__(
-        self, desk: Desk, *, finder: Finder, ledger: Ledger, book: TranscriptBook, tunnel: Tunnel
+        self,
+        desk: Desk,
+        *,
+        finder: Finder,
+        solicitor: Solicitor,
+        ledger: Ledger,
+        book: TranscriptBook,
+        tunnel: Tunnel,
     ) -> None:
         self._desk = desk
+        self._solicitor = solicitor
         self._finder = finder
         self._ledger = ledger
         self._book = book
@@ -69,7 +78,7 @@ class Requester:
             raise UsageError("this request id is in use", hint="draw 16 random bytes a request")
         timers, now_ms = self._desk.timers, self._desk.now.mono_ms
         deadline_ms = timers.deadline_ms if event.deadline_ms is None else event.deadline_ms
-        request = Request(event, now_ms, now_ms + deadline_ms, timers.stall_ms)
+        request = Request(event, known_tokens(event), now_ms, now_ms + deadline_ms, timers.stall_ms)
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
@@ -92,10 +101,20 @@ class Requester:
 
     def joined(self) -> None:
         self._finder.joined()
+        self._solicitor.joined()
         self.roster_changed()
 
     def roster_changed(self) -> None:
-        for request in list(self._requests.values()):
+        self._look_again(self._requests.values())
+
+    def claimed(self, sender: NodeId, claim: Claim) -> None:
+        self._look_again(self._solicitor.claimed(sender, claim))
+
+    def call_timer(self, number: int, name: str) -> None:
+        self._look_again(self._solicitor.timer(number, name))
+
+    def _look_again(self, requests: Iterable[Request]) -> None:
+        for request in list(requests):
             self._next(request)
 
     def _next(self, request: Request) -> None:
@@ -106,13 +125,15 @@ class Requester:
         if isinstance(found, Hold):
             self._wait(request, found)
         else:
+            self._solicitor.leave(request)
             self.connector.dial(request, found)
 
     def _wait(self, request: Request, hold: Hold) -> None:
         if hold.until_mono_ms <= self._desk.now.mono_ms:
             self._end(request, hold.why)
             return
-        request.step(RequestStep.WAIT)
+        request.step(RequestStep.SOLICIT)
+        self._solicitor.ask(request)
         self._desk.agenda.set(request.key("retry"), hold.until_mono_ms)
 
     # --- the attempt ---
@@ -125,13 +146,9 @@ class Requester:
         want = request.want()
         assign = assign_of(self._desk, request, candidate, want.promised(candidate.offer))
         try:
-            data, context = encode_assign(assign, self._desk.signer, self._desk.net_id)
+            data, context = encoded(self._desk, assign, candidate.plane)
         except ProtocolError as error:
-            self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
-            code = "too_long" if error.code == "oversize" else "bad_request"
-            self._end(request, Why(code, error.message, error.hint, tuple(request.trail)))
-            return
-        if candidate.plane is Plane.GOSSIP and not self._fits_a_packet(request, stream, data):
+            self._unsendable(request, stream, error)
             return
         self._book.add_assign(request.request_id, data)
         self._desk.emit(WriteStream(stream, data))
@@ -151,20 +168,13 @@ class Requester:
             continuation=want.continuation,
         )
 
-    def _fits_a_packet(self, request: Request, stream: int, data: bytes) -> bool:
-        """An Assign that is too big for the topic rules every worker out that cannot be dialled."""
-        size = len(data) - LENGTH_PREFIX_BYTES
-        if size <= MAX_GOSSIP_ITEM_BYTES:
-            return True
+    def _unsendable(self, request: Request, stream: int, error: ProtocolError) -> None:
         self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
-        request.too_big = True
-        if request.submit.delivery is Delivery.GOSSIP:
-            message = f"a request of {size} bytes is too long for gossip (at most {MAX_GOSSIP_ITEM_BYTES})"
-            hint = "shorten the prompt, or allow a direct connection: --delivery auto"
-            self._end(request, Why("too_long", message, hint, tuple(request.trail)))
+        request.too_big = request.too_big or error.code == TOO_BIG_FOR_GOSSIP
+        if error.code == TOO_BIG_FOR_GOSSIP and request.submit.delivery is Delivery.AUTO:
+            self._next(request)  # whoever can be dialled is still there
         else:
-            self._next(request)
-        return False
+            self._end(request, why_unsendable(request, error))
 
     # --- what the stream brings ---
 
@@ -361,6 +371,7 @@ class Requester:
     def _forget(self, request: Request) -> None:
         for name in ("deadline", "retry", "next_dial"):
             self._desk.agenda.cancel(request.key(name))
+        self._solicitor.leave(request)
         del self._requests[request.request_id]
 
     # --- timers ---

@@ -64,7 +64,8 @@ class Candidate:
     received_mono_ms: int
     offer: ModelOffer
     capacity: Capacity
-    prekey: bytes = b""  # to seal with, for gossip delivery
+    prekey: bytes
+    est_ttft_ms: int | None = None  # by its Claim; None: it stands on an Announce
     plane: Plane = Plane.DIRECT  # on which it is asked
 
 
@@ -107,7 +108,7 @@ def _fit(
             return Unfit.DRAINING, "is leaving"
         case NodeState.READY:
             pass
-    offer = _offer(announce.capacity.models, want)
+    offer = offer_for(announce.capacity.models, want)
     if not isinstance(offer, ModelOffer):
         return offer
     return Candidate(
@@ -122,7 +123,7 @@ def _fit(
     )
 
 
-def _offer(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[Unfit, str]:
+def offer_for(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[Unfit, str]:
     """The first model that serves it; otherwise the reason that comes closest."""
     named = [m for m in models if want.model in ("", m.name)]
     if not named:
@@ -164,6 +165,8 @@ class Chooser:
             return pool[0] if pool else None
         if self.rng.random() < self.explore_share:
             return self.rng.choice(pool)
+        if all(c.est_ttft_ms is not None for c in pool):  # claimed for this node alone: no herd to scatter
+            return min(pool, key=lambda c: self.score_ms(c, want, now))
         return min(self.rng.sample(pool, 2), key=lambda c: self.score_ms(c, want, now))
 
     def available(self, candidate: Candidate, now: Now) -> bool:
@@ -187,6 +190,8 @@ class Chooser:
         waiting_rounds = max(0, load - slots + 1) / slots
         queue_ms = max(float(capacity.queue_ms), waiting_rounds * generate_ms)
         ttft_ms = UNKNOWN_TTFT_MS if record.ttft_ms is None else record.ttft_ms
+        if candidate.est_ttft_ms is not None:  # with its queue, and measured ones never lie
+            queue_ms, ttft_ms = 0.0, max(float(candidate.est_ttft_ms), record.ttft_ms or 0.0)
         stale = now.mono_ms - candidate.received_mono_ms > self.timers.stale_ms
         return queue_ms + ttft_ms + generate_ms + (SATURATED_MS if stale else 0.0)
 

@@ -3,7 +3,8 @@
 The law: a terminal state absorbs every step; a step that a row does not name cannot happen, and `move` says
 so loudly. PROTOCOL sections 4 and 5 tell the same in prose; the picture in the docs is printed from this.
 
-WAITING is where a request stands while nobody can take it yet: soliciting by Request and Claim happens there.
+SOLICITING is where a request stands while nobody can take it yet: the topic is asked for it, by Request and
+Claim, and whatever the roster learns meanwhile counts too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 class RequestState(Enum):
     NEW = "new"
-    WAITING = "waiting"
+    SOLICITING = "soliciting"
     ASSIGNING = "assigning"  # dialling, or an Assign is out and unanswered
     STREAMING = "streaming"
     DRAINING = "draining"  # the answer is whole and told; the stream's own end is awaited
@@ -25,7 +26,7 @@ class RequestState(Enum):
 
 
 class RequestStep(Enum):
-    WAIT = "wait"
+    SOLICIT = "solicit"
     DIAL = "dial"
     ACCEPT = "accept"
     COMPLETE = "complete"
@@ -36,26 +37,26 @@ class RequestStep(Enum):
 
 REQUEST_MOVES: Mapping[RequestState, Mapping[RequestStep, RequestState]] = {
     RequestState.NEW: {
-        RequestStep.WAIT: RequestState.WAITING,
+        RequestStep.SOLICIT: RequestState.SOLICITING,
         RequestStep.DIAL: RequestState.ASSIGNING,
         RequestStep.FAIL: RequestState.FAILED,
         RequestStep.CANCEL: RequestState.CANCELLED,
     },
-    RequestState.WAITING: {
-        RequestStep.WAIT: RequestState.WAITING,
+    RequestState.SOLICITING: {
+        RequestStep.SOLICIT: RequestState.SOLICITING,
         RequestStep.DIAL: RequestState.ASSIGNING,
         RequestStep.FAIL: RequestState.FAILED,
         RequestStep.CANCEL: RequestState.CANCELLED,
     },
     RequestState.ASSIGNING: {
-        RequestStep.WAIT: RequestState.WAITING,
+        RequestStep.SOLICIT: RequestState.SOLICITING,
         RequestStep.DIAL: RequestState.ASSIGNING,
         RequestStep.ACCEPT: RequestState.STREAMING,
         RequestStep.FAIL: RequestState.FAILED,
         RequestStep.CANCEL: RequestState.CANCELLED,
     },
     RequestState.STREAMING: {
-        RequestStep.WAIT: RequestState.WAITING,
+        RequestStep.SOLICIT: RequestState.SOLICITING,
         RequestStep.DIAL: RequestState.ASSIGNING,
         RequestStep.COMPLETE: RequestState.DRAINING,
         RequestStep.FAIL: RequestState.FAILED,

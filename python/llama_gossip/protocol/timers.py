@@ -50,7 +50,13 @@ class Timers:
     full_retry_ms: int = 1_000  # a worker that says "full" without saying for how long
     retry_least_ms: int = 200  # no worker can make us ask it more often than that
     join_grace_ms: int = 3_000  # a roster is trusted to be complete this long after joining
-    nobody_latest_ms: int = 4_500  # "nobody serves it" is told within 5 s of the submit, joined or not
+    nobody_latest_ms: int = 4_500  # "nobody serves it" is told within 5 s of the asking, joined or not
+    # --- asking the topic ---
+    offer_window_ms: int = 150  # after the first Claim: the idle answer within 100 ms of each other
+    offer_latest_ms: int = 2_000  # a busy worker waits a second before it claims, and gossip has hops
+    solicit_gap_ms: int = 500  # from a round to the next, doubled each time
+    solicit_gap_max_ms: int = 4_000
+    claim_ttl_ms: int = 15_000  # as long as an Announce is a worker's newest word
     out_patience_ms: int = 20_000  # a worker that lives announces anew within 18 s
     deadline_ms: int = 300_000  # default; plus 2 x max_tokens / announced tokens_per_s
     # --- a job, seen by the worker ---
@@ -58,7 +64,11 @@ class Timers:
     coalesce_ms: int = 25
     tombstone_ms: int = 120_000  # an ended attempt is remembered: its fencing
     engine_stalled_ms: int = 30_000  # a model that has not stepped is not kept alive by its event loop
+    ageing_ms: int = 10_000  # passed over for so long, a key's jobs rise by one priority class
     max_job_ms: int = 3_600_000  # wall time of one job, whatever its deadline says
+    claim_delay_ms: int = 100  # of a worker with as many jobs as slots, before it answers a Request
+    claim_delay_max_ms: int = 1_000
+    claim_jitter_ms: int = 100
     # --- presence ---
     announce_ms: int = 15_000
     announce_spread: float = 0.2  # so that nodes started together do not announce together

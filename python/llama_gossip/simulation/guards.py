@@ -13,6 +13,8 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol.call import MAX_BIDS, MAX_CALLS
+from llama_gossip.protocol.claimer import MAX_PENDING
 from llama_gossip.protocol.codec import decode_payload, encode_payload
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
@@ -118,7 +120,8 @@ def overfull(core: Core) -> str:
     """The first table that is larger than it may be, "" when none is."""
     requester, worker, receiver = core._requester, core._worker, core._receiver
     jobs = worker.jobs
-    live = len(requester) + len(jobs) + len(worker._inbound) + len(core._tunnel)
+    live = len(requester) + len(jobs) + len(worker._inbound) + len(core._claimer) + len(core._tunnel)
+    calls = requester._solicitor._calls.values()
     agenda = core._desk.agenda
     graves = max((len(of_one) for of_one in jobs._fences._buried.values()), default=0)
     timers = _TIMERS_OWN + _TIMERS_EACH * live
@@ -134,6 +137,9 @@ def overfull(core: Core) -> str:
         ("streams of requests", len(requester._by_stream), len(requester)),
         ("channels", len(core._tunnel), MAX_CHANNELS),
         ("channels by name", len(core._tunnel._by_key), len(core._tunnel)),
+        ("questions to the topic", len(calls), MAX_CALLS),
+        ("claims of one question", max((len(c.bids) + len(c.gathered) for c in calls), default=0), MAX_BIDS),
+        ("claims that wait", len(core._claimer), MAX_PENDING),
     ):
         if size > most:
             return f"{name}: {size}, at most {most}"
@@ -151,6 +157,8 @@ def unfinished(core: Core) -> str:
         ("queued jobs", worker.jobs.queue.queued),
         ("inbound streams", len(worker._inbound)),
         ("live channels", core._tunnel.live),
+        ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
+        ("claims that wait", len(core._claimer)),
         ("own attempts in the ledger", sum(r.in_flight for r in requester._ledger._records.values())),
     ):
         if size:
