@@ -324,11 +324,9 @@ class Requester:
         match ended.how:
             case How.REJECTED | How.ERROR:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
-            case How.FAULT | How.DIGEST if attempt.plane is Plane.GOSSIP:
-                self._cancel_live(attempt, ended.reason)  # a reset alone is no message there
-            case How.FAULT | How.DIGEST:
+            case How.FAULT | How.DIGEST if attempt.plane is Plane.DIRECT:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
-            case How.SILENT | How.SHORT | How.UNEQUAL:
+            case How.SILENT | How.SHORT | How.UNEQUAL | How.FAULT | How.DIGEST:  # a Packet brings no reset
                 self._cancel_live(attempt, ended.reason)
             case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))

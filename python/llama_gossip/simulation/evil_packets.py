@@ -42,7 +42,8 @@ def copy(topic: Topic, sender: Sender, rng: random.Random, data: bytes, head: Ca
             "copy",
         )
     elif chance < 0.75:  # as if it were a party
-        topic.inject(sender.place, sender.sign(replace(packet, head=own)), "misattributed")
+        evil = "copy" if packet.to == packet.requester else "misattributed"
+        topic.inject(sender.place, sender.sign(replace(packet, head=own)), evil)
     else:  # with the seal taken off
         bare = replace(packet, head=own, requester=sender.node_id, seal=None)
         topic.inject(sender.place, sender.sign(bare), "copy")
