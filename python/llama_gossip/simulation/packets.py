@@ -36,6 +36,7 @@ class PacketWatch:
         self._assigned: set[tuple[NodeId, RequestId, int]] = set()
         self._blamed: Counter[str] = Counter()
         self.sent = 0
+        self.answers = 0  # whose last attempt was here
 
     def _blame(self, oracle: str, what: str) -> None:
         self._world.oracles.blame(oracle, self._world.clock.now_ms, what)

@@ -14,6 +14,7 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_ASSIGN_BYTES
 from llama_gossip.protocol.messages import Assign, Kind, NodeId
+from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
@@ -54,7 +55,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
-                self._world.struck[f"answers_{effect.delivery}"] += 1
+                self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
                 self._witness.retried(node, effect)

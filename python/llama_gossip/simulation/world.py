@@ -55,6 +55,7 @@ class Outcome:
     seed: int
     requests: int
     completed: int
+    by_gossip: int
     failed: int
     cancelled: int
     void: int  # their requester's process was gone
@@ -221,6 +222,7 @@ class World:
             seed=self.seed,
             requests=len(stories),
             completed=sum(isinstance(story.end, ef.Finished) for story in stories),
+            by_gossip=self.stage.packets.answers,
             failed=len(failed) - cancelled,
             cancelled=cancelled,
             void=sum(story.void for story in stories),
