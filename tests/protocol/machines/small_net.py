@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.frames import open_assign
-from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
+from llama_gossip.protocol.messages import Kind, NodeId, Packet
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.answers import WEIGHTS, WholeAnswer, answer_to
 from llama_gossip.simulation.history import Work
@@ -126,6 +128,8 @@ class SmallNet:
     def perform(self, node: Node, effect: ef.Effect) -> None:
         match effect:
             case ef.Broadcast(data):
+                if data[2] == Kind.PACKET:
+                    self.packet(node, data)
                 others = [other for other in self.nodes if other is not node and other.side is not None]
                 self.gossip.extend((other, node.node_id, data) for other in others)
             case ef.OpenStream(dial, worker):
@@ -148,6 +152,18 @@ class SmallNet:
                 self.oracles.told(node.node_id, effect, self.now_ms)
             case _:
                 pass
+
+    def packet(self, node: Node, data: bytes) -> None:
+        """The first Packet of an attempt carries its Assign."""
+        packet = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        assert isinstance(packet, Packet)
+        story = self.oracles.stories.get((node.node_id, packet.request_id))
+        if story is None or packet.requester != node.node_id or packet.attempt in story.assigns:
+            return
+        assert node.side is not None
+        channel = node.side.core._tunnel.find(packet.to, packet)
+        if channel is not None and channel.assign is not None:
+            self.oracles.assigned(node.node_id, channel.assign, self.now_ms)
 
     def write(self, end: End, data: bytes) -> None:
         assert not end.ours_ended, "a write after the end of its own side"

@@ -16,8 +16,10 @@ from llama_gossip.simulation import guards
 from llama_gossip.simulation.load import CANARY
 from llama_gossip.simulation.machine import MODEL
 from tests.protocol.machines.parts import DATE, no_violation, picked
-from tests.protocol.machines.profile import MACHINES
+from tests.protocol.machines.profile import MACHINES, PATIENCE
 from tests.protocol.machines.small_net import Node, SmallNet
+
+pytestmark = PATIENCE
 
 PICK = st.integers(0, 1_000)
 MAX_ASKED = 6

@@ -15,10 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llama_gossip.protocol.jobqueue import Caps, JobQueue
 from llama_gossip.protocol.messages import NodeId
 from tests.protocol.machines.parts import picked
-from tests.protocol.machines.profile import MACHINES
+from tests.protocol.machines.profile import MACHINES, PATIENCE
 
 KEYS = [NodeId(bytes([n]) * 32) for n in range(4)]
 CAPS = (Caps(), Caps(max_queued=4, max_queued_per_key=2, max_running_per_key=1), Caps(max_queued=0))
+pytestmark = PATIENCE
+
 PICK = st.integers(0, 1_000)
 
 

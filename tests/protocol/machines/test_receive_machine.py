@@ -19,11 +19,13 @@ from llama_gossip.protocol.receive import Dropped, DropReason, Received, Receive
 from llama_gossip.simulation.signing import verify_hash
 from tests.protocol.fakewire import NET_ID, WALL_MS
 from tests.protocol.machines.parts import key, picked, signed
-from tests.protocol.machines.profile import MACHINES
+from tests.protocol.machines.profile import MACHINES, PATIENCE
 
 SIGNERS = [key(f"signer {n}") for n in range(4)]
 OWN = key("own")
 NEIGHBOURS = [key(f"neighbour {n}").node_id for n in range(2)]
+pytestmark = PATIENCE
+
 PICK = st.integers(0, 100_000)
 BURST, PER_S = 5, 1.0  # PROTOCOL section 2, of a Leave as of an Announce
 SEQS = st.sampled_from([0, 1, 2, 3, 5, *range(WINDOW_BITS - 2, WINDOW_BITS + 5)])

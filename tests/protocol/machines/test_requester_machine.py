@@ -42,12 +42,14 @@ from llama_gossip.simulation.oracles import Oracles
 from llama_gossip.simulation.signing import verify_hash
 from tests.protocol.fakewire import NET_ID, WALL_MS
 from tests.protocol.machines.parts import DATE, Clocked, announce, facts, key, new_core, picked, signed
-from tests.protocol.machines.profile import MACHINES
+from tests.protocol.machines.profile import MACHINES, PATIENCE
 from tests.protocol.machines.worker_hand import FAILURES, LIES, REFUSALS, Line, Peer
 
 WORKERS = 3
 SILENT_MS = 8_000  # the longest stall; whoever has not even accepted has less
 LONG_MS = 420_000  # every deadline of the machine is over by then
+pytestmark = PATIENCE
+
 PICK = st.integers(0, 1_000)
 ENDS = ("finished", "reset", "lost", "lost", "stopped", "stopped", "reset", "refused")
 USER = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.Finished, ef.Failed)

@@ -21,7 +21,7 @@ from llama_gossip.simulation.history import Key, Work
 from llama_gossip.simulation.oracles import Oracles
 from tests.protocol.fakewire import WALL_MS
 from tests.protocol.machines.parts import Clocked, announce, capacity, facts, key, new_core, picked, signed
-from tests.protocol.machines.profile import MACHINES
+from tests.protocol.machines.profile import MACHINES, PATIENCE
 from tests.protocol.machines.requester_hand import FLAWS, UNBORNE, Line, assign_to, request_id_of
 
 REQUESTERS = 3
@@ -30,6 +30,8 @@ TOMBSTONE_MS = 120_000
 STALLED_MS = 30_000
 QUIET_STREAM_MS = 10_100  # for a first item; for the end behind a last frame
 QUIET_MS = 260_000  # every timer of a job and two lives of a tombstone
+pytestmark = PATIENCE
+
 PICK = st.integers(0, 1_000)
 DONE_BEFORE = 30  # steps, before the node is told to leave
 
