@@ -47,6 +47,7 @@ class FaultKind(StrEnum):
     FLOOD = "flood"
     CLAIM = "claim"
     DOUBLE = "double"  # a requester that assigns twice and never ends its side
+    GREEDY = "greedy"  # one key asks one worker for more than everything
 
 
 ALL = frozenset(FaultKind)
@@ -65,6 +66,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.FLOOD,
         FaultKind.CLAIM,
         FaultKind.DOUBLE,
+        FaultKind.GREEDY,
     }
 )
 SHARE = 0.4  # of the kinds are on in one seed: all at once would hide what one alone does

@@ -35,6 +35,7 @@ from llama_gossip.protocol.structure import pack
 from llama_gossip.simulation.answers import WEIGHTS
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 from llama_gossip.simulation.faults import FaultKind
+from llama_gossip.simulation.greed import Greed, priority_of
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.topic import Topic
@@ -69,8 +70,10 @@ class Stranger:
         wires: Wires,
         victims: Callable[[], list[Process]],
         assigned: Callable[[NodeId, Assign], None],
+        open_network: bool,
     ) -> None:
         """victims: the living nodes. assigned: told of its own good Assigns, which may start work."""
+        self._open_network = open_network
         self.kind = kind
         self.place = place
         self.life = 1
@@ -85,6 +88,7 @@ class Stranger:
         self._wires = wires
         self._victims = victims
         self._assigned = assigned
+        self._greed = Greed(self, rng, wires)
         self._until_ms = 0
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
@@ -100,6 +104,7 @@ class Stranger:
     def act(self, until_ms: int) -> None:
         self._until_ms = until_ms
         if self._clock.now_ms >= until_ms:
+            self._greed.let_go()
             return
         match self.kind:
             case FaultKind.REPLAY:
@@ -112,6 +117,8 @@ class Stranger:
                 self._flood()
             case FaultKind.DOUBLE:
                 self._double()
+            case FaultKind.GREEDY:
+                self._greed.ask(self._workers(), self._good_assign)
             case _:
                 self._claim()
         self.sent += 1
@@ -223,7 +230,7 @@ class Stranger:
 
     def _double(self) -> None:
         """A good Assign, then the same or the next attempt on another stream, at once or later."""
-        workers = [victim for victim in self._victims() if victim.machine is not None]
+        workers = self._workers()
         if not workers:
             return
         worker = self._rng.choice(workers)
@@ -234,6 +241,18 @@ class Stranger:
             data = prefixed(sign_envelope(said, self._signer, self._net_id))
             delay_ms = late * int(self._rng.random() ** 4 * REPEAT_MS)
             self._clock.after(delay_ms, self._send_first, data, worker)
+
+    def _workers(self) -> list[Process]:
+        return [victim for victim in self._victims() if victim.machine is not None]
+
+    def _good_assign(self, worker: Process) -> bytes:
+        assign = replace(
+            self._assign(worker.node_id, worker.boot),
+            config=GenerationConfig(max_tokens=self._rng.randint(8, 24)),
+            priority=priority_of(self._rng, open_network=self._open_network),
+        )
+        self._assigned(self.node_id, assign)
+        return prefixed(sign_envelope(assign, self._signer, self._net_id))
 
     def _assign(self, worker: NodeId, boot: int) -> Assign:
         return Assign(

@@ -73,6 +73,7 @@ class Trouble:
                 | FaultKind.FLOOD
                 | FaultKind.CLAIM
                 | FaultKind.DOUBLE
+                | FaultKind.GREEDY
             ):
                 for stranger in self._world.strangers:
                     if stranger.kind is fault.kind:

@@ -90,6 +90,18 @@ class Witness:
             if at_the_other_end != job.requester:
                 self._blame("I10", "a job for one who is not at the other end")
 
+    def turn_taken(self, node: Process, start: ef.StartJob) -> None:
+        assert node.core is not None
+        queue = node.core._worker.jobs.queue
+        waiting = set(queue.waiting())
+        self._world.turns.started(
+            (node.node_id, node.life),
+            start.requester,
+            start.job,
+            self._world.clock.now_ms,
+            is_there=lambda job: job in waiting or queue.runs(job),
+        )
+
     def stream_over(self, node: Process, stream: int) -> None:
         """The other side is gone or has ended its part: nothing is computed for it from this event on."""
         job = self._jobs.get((node.place, node.life, stream))
