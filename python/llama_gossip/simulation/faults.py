@@ -48,6 +48,7 @@ class FaultKind(StrEnum):
     CLAIM = "claim"
     DOUBLE = "double"  # a requester that assigns twice and never ends its side
     GREEDY = "greedy"  # one key asks one worker for more than everything
+    CROWD = "crowd"  # minted keys, in an open network, where they cost nothing
 
 
 ALL = frozenset(FaultKind)
@@ -67,6 +68,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.CLAIM,
         FaultKind.DOUBLE,
         FaultKind.GREEDY,
+        FaultKind.CROWD,
     }
 )
 SHARE = 0.4  # of the kinds are on in one seed: all at once would hide what one alone does

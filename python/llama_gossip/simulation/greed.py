@@ -12,8 +12,8 @@ from llama_gossip.simulation.party import Party
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import End, Wires
 
-OPEN_AT_ONCE = 24  # more than all slots, and than an open network lets one key queue
-ASKED_AT_ONCE = 8  # in one act
+OPEN_AT_ONCE = 14  # more than all slots, and than an open network lets one key run and queue
+ASKED_AT_ONCE = 6  # in one act
 STOP_CODE = 1  # cancelled
 
 

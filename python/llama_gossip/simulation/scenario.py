@@ -78,6 +78,7 @@ _HOSTILE = frozenset(
         FaultKind.CLAIM,
         FaultKind.DOUBLE,
         FaultKind.GREEDY,
+        FaultKind.CROWD,
     }
 )
 

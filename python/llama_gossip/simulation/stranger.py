@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import Signer, sign_envelope
+from llama_gossip.protocol.envelope import KeySigner, Signer, sign_envelope
 from llama_gossip.protocol.frames import prefixed
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import (
@@ -38,11 +38,13 @@ from llama_gossip.simulation.faults import FaultKind
 from llama_gossip.simulation.greed import Greed, priority_of
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.signing import signer_of
 from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.wires import Wires
 
 MEMORY = 400  # envelopes that it keeps for later
 REPEAT_MS = 40_000  # a repeated Assign comes up to so much later
+CROWD = 60  # keys
 AT_ONCE = 0.1  # of the Assigns that it sees go into a race with the real one
 GARBAGE = (
     b"\0\0\0\x40a part",
@@ -119,6 +121,8 @@ class Stranger:
                 self._double()
             case FaultKind.GREEDY:
                 self._greed.ask(self._workers(), self._good_assign)
+            case FaultKind.CROWD:
+                self._shout_as_many()
             case _:
                 self._claim()
         self.sent += 1
@@ -287,6 +291,18 @@ class Stranger:
             self._topic.inject(self.place, b"\x95" + bytes(MAX_TOPIC_BYTES), "oversize")
         for _ in range(3):
             self._send_first(self._rng.choice(GARBAGE))
+
+    def _shout_as_many(self) -> None:
+        """Each minted key keeps to its rate; all come by different neighbours."""
+        if not self._open_network:
+            return
+        for _ in range(CROWD // 2):  # an act comes each half second
+            self._seq += 1
+            who = self._seq % CROWD
+            signer = signer_of(who.to_bytes(32, "big"), ed25519=isinstance(self._signer, KeySigner))
+            head = Head(WALL_ORIGIN_MS, self._seq, WALL_ORIGIN_MS + self._clock.now_ms)
+            announce = Announce(head, "crowd", _NOTHING, NodeState.CLIENT, (), bytes(32), (), 180_000, ())
+            self._topic.inject(who, sign_envelope(announce, signer, self._net_id), "crowd")
 
     def _claim(self) -> None:
         """Two Claims for one request that say different things, and one in the name of another."""

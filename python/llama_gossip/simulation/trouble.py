@@ -74,6 +74,7 @@ class Trouble:
                 | FaultKind.CLAIM
                 | FaultKind.DOUBLE
                 | FaultKind.GREEDY
+                | FaultKind.CROWD
             ):
                 for stranger in self._world.strangers:
                     if stranger.kind is fault.kind:

@@ -47,6 +47,7 @@ STRANGER_KINDS = (
     FaultKind.CLAIM,
     FaultKind.DOUBLE,
     FaultKind.GREEDY,
+    FaultKind.CROWD,
 )
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
