@@ -38,6 +38,7 @@ class Surroundings(Protocol):
     def stream_over(self, process: Process, stream: int) -> None: ...
     def slot_given_back(self, process: Process, job: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
+    def opened(self, process: Process, before: int, evil: str) -> None: ...
 
 
 class Process:
@@ -70,6 +71,7 @@ class Process:
         self.liar: Liar | None = None
         self.healthy_since_ms = 0  # nothing was wrong with it since
         self.paused_ms = 0  # in all
+        self.stepped_ms = -(10**9)  # the last step of its wall clock
         self.wake_at: int | None = None
         self.accepted: set[bytes] = set()  # gossip that this life's core took
         self.dials: dict[int, int] = {}  # dial → life
@@ -190,9 +192,11 @@ class Process:
             return
         if evil:
             self._around.before_evil(self, event, evil)
-        before = core._receiver.accepted
+        before, opened = core._receiver.accepted, core._desk.counters["packets_opened"]
         self.feed(event)
         if self.core is core:
+            if evil:
+                self._around.opened(self, opened, evil)
             self._around.heard(self, event, evil, core._receiver.accepted > before)
 
     def tick(self, at_ms: int, life: int) -> None:
