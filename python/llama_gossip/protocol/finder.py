@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from llama_gossip.protocol.affinity import Affinity
 from llama_gossip.protocol.bids import add_bids
 from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
@@ -47,6 +48,7 @@ class Finder:
         self._chooser = Chooser(ledger, desk.timers, desk.rng, explore_share)
         self._allowlist = allowlist
         self._joined_mono_ms: int | None = None
+        self._affinity = Affinity(desk.timers)
 
     def joined(self) -> None:
         if self._joined_mono_ms is None:
@@ -64,6 +66,10 @@ class Finder:
         """One to dial in advance, while the live attempt is silent."""
         live = request.attempt
         return self._choose(request, self._survey(request), live.worker if live is not None else None)
+
+    def answered(self, request: Request, worker: NodeId) -> None:
+        """Its worker holds the conversation from now on."""
+        self._affinity.keep(request.links, worker, self._desk.now.mono_ms)
 
     def newest(self, candidate: Candidate) -> tuple[int, int]:
         """(boot, seq) of its newest Announce: what it says after this is news."""
@@ -86,9 +92,10 @@ class Finder:
         def barred_or_tired(worker: NodeId) -> bool:
             return barred(worker) or worker in request.tired
 
-        want, now = request.want(), self._desk.now
-        rested = self._chooser.choose(found.fit, want, barred=barred_or_tired, now=now)
-        return rested or self._chooser.choose(found.fit, want, barred=barred, now=now)
+        want, now, choose = request.want(), self._desk.now, self._chooser.choose
+        holder = self._affinity.worker(request.links, now.mono_ms)
+        rested = choose(found.fit, want, barred=barred_or_tired, now=now, holder=holder)
+        return rested or choose(found.fit, want, barred=barred, now=now, holder=holder)
 
     def _hold(self, request: Request, found: Survey) -> Hold:
         grace = self._patience_mono_ms(request)

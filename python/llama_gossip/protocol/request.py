@@ -50,6 +50,7 @@ class Seam:
 class Request:
     submit: Submit
     prompt_tokens: int  # at least, as far as it is known; what a Request tells of it
+    links: tuple[bytes, ...]  # of its conversation
     submitted_mono_ms: int
     deadline_mono_ms: int
     stall_ms: int

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
 from llama_gossip.protocol import aftermath
+from llama_gossip.protocol.affinity import links_of
 from llama_gossip.protocol.assignment import assign_of, extended_deadline
 from llama_gossip.protocol.attempt import Attempt, Awake, Completed, Ended, Got, How, News, Slow, Taken
 from llama_gossip.protocol.connector import NOT_ADMITTED, Connector
@@ -70,7 +71,14 @@ class Requester:
             raise UsageError("this request id is in use", hint="draw 16 random bytes a request")
         timers, now_ms = self._desk.timers, self._desk.now.mono_ms
         deadline_ms = timers.deadline_ms if event.deadline_ms is None else event.deadline_ms
-        request = Request(event, known_tokens(event), now_ms, now_ms + deadline_ms, timers.stall_ms)
+        request = Request(
+            event,
+            known_tokens(event),
+            links_of(event.model, event.prompt),
+            now_ms,
+            now_ms + deadline_ms,
+            timers.stall_ms,
+        )
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
@@ -261,6 +269,7 @@ class Requester:
         self._mend(request, attempt)
         slots = attempt.candidate.capacity.max_concurrent
         self._ledger.success(attempt.worker, attempt.tokens_per_s(), slots)
+        self._finder.answered(request, attempt.worker)
         self._release_attempt(request, attempt)
         request.closing = attempt.stream
         self._by_stream[attempt.stream] = request
@@ -311,7 +320,7 @@ class Requester:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
             case How.FAULT | How.DIGEST:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
-            case How.SILENT | How.SHORT | How.UNEQUAL:
+            case How.SILENT | How.IDLE | How.SHORT | How.UNEQUAL:
                 self._cancel_live(attempt, ended.reason)
             case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))
