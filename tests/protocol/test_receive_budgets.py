@@ -81,11 +81,11 @@ def test_a_full_table_of_buckets_refuses_newcomers_until_old_ones_have_refilled(
 def test_a_neighbour_has_a_budget_of_verifications_and_junk_costs_five() -> None:
     budget = VerifyBudget()
     for _ in range(VERIFY_RATE.burst // BAD_SIGNATURE_COST):
-        assert budget.take(node(1), 0)
+        assert budget.take(node(1), 0, known=True)
         budget.charge_bad_signature(node(1), 0)
-    assert not budget.take(node(1), 0)
-    assert budget.take(node(2), 0)
-    assert budget.take(node(1), 2)  # 500 a second: one each 2 ms
+    assert not budget.take(node(1), 0, known=True)
+    assert budget.take(node(2), 0, known=True)
+    assert budget.take(node(1), 2, known=True)  # 500 a second: one each 2 ms
 
 
 def test_a_neighbour_that_floods_junk_is_cut_off_before_the_signatures_and_others_are_not() -> None:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llama_gossip.protocol.jobqueue import OPEN_NETWORK_CAPS, STRANGER_PRIORITY, TOP_PRIORITY, Caps
+from llama_gossip.protocol.jobqueue import (
+    OPEN_NETWORK_CAPS,
+    OPEN_NETWORK_PRIORITY,
+    STRANGER_PRIORITY,
+    TOP_PRIORITY,
+    Caps,
+)
 from llama_gossip.protocol.messages import (
     Assign,
     Capacity,
@@ -39,7 +45,10 @@ class Policy:
         return OPEN_NETWORK_CAPS if self.open_network and not friend else self.caps
 
     def priority_for(self, asked: int, friend: bool) -> int:
-        return min(asked, TOP_PRIORITY if friend else self.stranger_priority)
+        if friend:
+            return min(asked, TOP_PRIORITY)
+        most = OPEN_NETWORK_PRIORITY if self.open_network else self.stranger_priority
+        return min(asked, most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ class Agenda:
             self._bound()
 
     def cancel(self, key: TimerKey) -> None:
-        self._due.pop(key, None)
-        self._bound()
+        if self._due.pop(key, None) is not None:
+            self._bound()
 
     def due_of(self, key: TimerKey) -> int | None:
         return self._due.get(key)

@@ -69,10 +69,12 @@ class Core:
         self._desk = desk = Desk(
             signer=signer, verify=verify, net_id=net_id, boot=boot, rng=rng, timers=timers
         )
-        self._receiver = Receiver(net_id, desk.own_id, verify, allowlist=allowlist)
+        self._receiver = Receiver(
+            net_id, desk.own_id, verify, allowlist=allowlist, open_network=policy.open_network
+        )
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)
-        self._worker = Worker(desk, policy=policy, allowlist=allowlist)
+        self._worker = Worker(desk, policy=policy, allowlist=allowlist, known=self._roster.__contains__)
         self._presence = Presence(
             desk,
             roster=self._roster,

@@ -121,6 +121,12 @@ def signed_bytes_of_tag(kind: int, sender: NodeId, payload: bytes, tag: bytes) -
 def sign_envelope(message: EnvelopeMessage, signer: Signer, net_id: bytes) -> bytes:
     """The encoded, signed envelope; an Announce is first cut to its cap (`fit_announce`).
     Raises ProtocolError: code oversize over the kind's cap, malformed for what no receiver would take."""
+    return sign_envelope_and_tell(message, signer, net_id)[0]
+
+
+def sign_envelope_and_tell(message: EnvelopeMessage, signer: Signer, net_id: bytes) -> tuple[bytes, bytes]:
+    """(the same, the bytes that its signature covers).
+    Raises ProtocolError: code oversize over the kind's cap, malformed for what no receiver would take."""
     if isinstance(message, Announce):
         message = fit_announce(message)
     payload = encode_payload(message)
@@ -128,12 +134,12 @@ def sign_envelope(message: EnvelopeMessage, signer: Signer, net_id: bytes) -> by
     if len(payload) > cap:  # before the signature: an oversize prompt costs nothing
         raise _oversize(message, len(payload) + ENVELOPE_OVERHEAD_BYTES, cap)
     kind = kind_of(message)
-    signature = signer.sign(envelope_signed_bytes(kind, signer.node_id, payload, net_id))
-    fields = PROTOCOL_VERSION, int(kind), signer.node_id, payload, signature
+    signed = envelope_signed_bytes(kind, signer.node_id, payload, net_id)
+    fields = PROTOCOL_VERSION, int(kind), signer.node_id, payload, signer.sign(signed)
     data = pack(fields)
     if len(data) > cap:
         raise _oversize(message, len(data), cap)
-    return data
+    return data, signed
 
 
 def envelope_cap(message: EnvelopeMessage) -> int:

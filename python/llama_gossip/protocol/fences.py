@@ -38,11 +38,13 @@ class Fences:
         fence = self._fences.get(key)
         return fence is None or attempt > fence.attempt
 
-    def has_room(self, key: RequestKey, now_mono_ms: int) -> bool:
-        """False: this request is new, and nothing that is remembered may be forgotten for it yet."""
-        if len(self._fences) >= MAX_FENCES and key not in self._fences:
+    def has_room(self, key: RequestKey, now_mono_ms: int, *, known: bool) -> bool:
+        """False: this request is new, and nothing that is remembered may be forgotten for it yet. known: an
+        allow-listed or roster key; a quarter is kept for these."""
+        most = MAX_FENCES if known else MAX_FENCES - MAX_FENCES // 4
+        if len(self._fences) >= most and key not in self._fences:
             self.sweep(now_mono_ms)
-        return len(self._fences) < MAX_FENCES or key in self._fences
+        return len(self._fences) < most or key in self._fences
 
     def take(self, key: RequestKey, attempt: int) -> None:
         """Its job lives from now on."""

@@ -21,7 +21,7 @@ from llama_gossip.protocol.envelope import (
     Verifier,
     decode_envelope,
     envelope_tag,
-    sign_envelope,
+    sign_envelope_and_tell,
     signed_bytes_of_tag,
     split_envelope,
 )
@@ -61,10 +61,8 @@ def prefixed(item: bytes) -> bytes:
 
 def encode_assign(assign: Assign, signer: Signer, net_id: bytes) -> tuple[bytes, bytes]:
     """(what to write first on the stream, ctx of the attempt). Raises ProtocolError, code oversize."""
-    data = sign_envelope(assign, signer, net_id)
-    raw = split_envelope(data, MAX_ASSIGN_BYTES)
-    tag = envelope_tag(raw.kind, raw.sender, raw.payload, net_id)
-    return prefixed(data), assign_context(signed_bytes_of_tag(raw.kind, raw.sender, raw.payload, tag))
+    data, signed = sign_envelope_and_tell(assign, signer, net_id)
+    return prefixed(data), assign_context(signed)
 
 
 def open_assign(item: bytes, net_id: bytes, verify: Verifier) -> tuple[Assign, NodeId, bytes, bytes]:

@@ -98,7 +98,8 @@ class Job:
         """False: the engine has skipped or repeated a token, or made one that no frame carries."""
         if event.index != self._batch.next_index or not is_sendable(event):
             return False
-        self.step(JobStep.TOKEN)
+        if self.state is not JobState.DECODE:  # there it changes nothing, a thousand times an answer
+            self.step(JobStep.TOKEN)
         for text in event.texts:
             self._digest.update(text.encode("utf-8"))
         now_ms = self._desk.now.mono_ms

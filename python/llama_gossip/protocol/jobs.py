@@ -38,13 +38,13 @@ class Jobs:
         self._policy = policy
         self._closed = closed  # told in the event in which a job's stream is over
         self.offer = Offer(capacity=None, loading=False, draining=False)
-        self.queue = JobQueue()
+        self.queue = JobQueue(ageing_ms=desk.timers.ageing_ms)
         self.pace = Pace()
         self._jobs: dict[int, Job] = {}  # until stream and engine are both done with it
         self._live: dict[RequestKey, Job] = {}
         self._fences = Fences(desk.timers)
         self._numbers = 0
-        self._stepped_mono_ms = desk.now.mono_ms
+        self._alive_mono_ms = desk.now.mono_ms  # the engine has stepped, or had nothing to step for
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -72,9 +72,15 @@ class Jobs:
         for number in self.queue.waiting():
             self._fail(self._jobs[number], code, message, retryable=True)
 
+    @property
+    def load(self) -> int:
+        """Slots that are taken: all of them when the engine gives nothing back."""
+        running = self.queue.running
+        return max(running, self.queue.slots) if running and self.is_stalled() else running
+
     def queue_ms(self) -> int:
         """Estimated wait of a new job."""
-        if self.queue.running < self.queue.slots:
+        if self.load < self.queue.slots:
             return 0
         return self.pace.wait_ms(self.queue.queued, self.queue.slots)
 
@@ -89,9 +95,9 @@ class Jobs:
             self.close(older, "superseded", StreamCode.SUPERSEDED)
         return True
 
-    def remembers_another(self, key: RequestKey) -> bool:
+    def remembers_another(self, key: RequestKey, *, known: bool) -> bool:
         """False: the table of fences is full, a new request has no place in it."""
-        return self._fences.has_room(key, self._desk.now.mono_ms)
+        return self._fences.has_room(key, self._desk.now.mono_ms, known=known)
 
     def accept(self, assign: Assign, *, requester: NodeId, stream: int, context: bytes, friend: bool) -> Job:
         self._numbers += 1
@@ -103,7 +109,14 @@ class Jobs:
         self._live[job.request_key] = job
         self._fences.take(job.request_key, assign.attempt)
         priority = self._policy.priority_for(assign.priority, friend)
-        self.queue.add(job.number, requester, priority, self._policy.caps_for(friend))
+        self.queue.add(
+            job.number,
+            requester,
+            priority,
+            self._policy.caps_for(friend),
+            desk.now.mono_ms,
+            owner=requester == desk.own_id,
+        )
         desk.count("jobs")
         desk.emit(JobAccepted(job.number, assign.request_id, requester, self._model(job)))
         desk.after(job.key("deadline"), self._time_limit_ms(job))
@@ -114,11 +127,17 @@ class Jobs:
         return job
 
     def _start_waiting(self) -> None:
-        while (number := self.queue.start_next()) is not None:
+        now_ms = self._desk.now.mono_ms
+        while (number := self._next(now_ms)) is not None:
             job = self._jobs[number]
             job.step(JobStep.START)
-            job.started_mono_ms = self._desk.now.mono_ms
+            job.started_mono_ms = now_ms
             self._desk.emit(self._start_of(job))
+
+    def _next(self, now_ms: int) -> int | None:
+        if not self.queue.running:  # an idle engine owes no step: its time runs from the first job on
+            self._alive_mono_ms = now_ms
+        return self.queue.start_next(now_ms)
 
     def _start_of(self, job: Job) -> StartJob:
         assign = job.assign
@@ -144,15 +163,20 @@ class Jobs:
         return offer.name if offer is not None else job.assign.model
 
     def _tell(self, job: Job) -> None:
-        position = self.queue.position(job.number)
         waits = job.state is JobState.QUEUED
+        position = self.queue.position(job.number, self._desk.now.mono_ms) if waits else 0
         est_ms = self.pace.wait_ms(position, self.queue.slots) if waits else self.pace.first_token_ms
         job.tell_progress(position=position, est_ms=est_ms)
 
     # --- the engine ---
 
     def stepped(self) -> None:
-        self._stepped_mono_ms = self._desk.now.mono_ms
+        self._alive_mono_ms = self._desk.now.mono_ms
+
+    def is_stalled(self) -> bool:
+        """It has had work for 30 s and not stepped. What comes new is no sign of life."""
+        silent_ms = self._desk.now.mono_ms - self._alive_mono_ms
+        return silent_ms >= self._desk.timers.engine_stalled_ms and self.queue.running > 0
 
     def engine_started(self, event: EngineStarted) -> None:
         self.stepped()
@@ -272,9 +296,7 @@ class Jobs:
             self._desk.after(_SWEEP, self._desk.timers.tombstone_ms)
 
     def _beat(self, job: Job) -> None:
-        if job.started_mono_ms is not None:
-            silent_ms = self._desk.now.mono_ms - max(self._stepped_mono_ms, job.started_mono_ms)
-            if silent_ms >= self._desk.timers.engine_stalled_ms:
-                self._fail(job, "engine_stalled", "the engine has stopped stepping", retryable=True)
-                return
-        self._tell(job)
+        if self.is_stalled():
+            self._fail(job, "engine_stalled", "the engine has stopped stepping", retryable=True)
+        else:
+            self._tell(job)

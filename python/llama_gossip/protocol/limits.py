@@ -60,6 +60,7 @@ MAX_SIGNERS = 4_096  # windows of 128 B: half a megabyte at most
 KNOWN_SIGNERS_RESERVE = MAX_SIGNERS // 4  # minted keys can never crowd out the peers we know
 NEW_SIGNERS_PER_NEIGHBOUR = 64  # a minute: one neighbour needs most of an hour to fill the table
 NEW_SIGNERS_PERIOD_MS = 60_000
+NEWCOMER_MS = 60_000  # of an open network: longer than a minted key is worth, shorter than anybody minds
 MAX_SKEW_SAMPLES = 1_024  # signers whose clock is compared with ours: the median needs no more
 MAX_NEIGHBOURS = 256  # whose budgets are kept; the overlay has ten or so at a time
 

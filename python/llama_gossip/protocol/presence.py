@@ -166,7 +166,7 @@ class Presence:
         jobs = self._jobs
         return replace(
             jobs.offer.capacity or NO_CAPACITY,
-            current_load=jobs.queue.running,
+            current_load=jobs.load,
             queue_depth=jobs.queue.queued,
             queue_ms=jobs.queue_ms(),
         )
@@ -182,7 +182,7 @@ class Presence:
 
     def _tell(self) -> tuple[NodeState, int, Capacity | None]:
         jobs = self._jobs
-        return self.state(), jobs.queue.running + jobs.queue.queued, jobs.offer.capacity
+        return self.state(), jobs.load + jobs.queue.queued, jobs.offer.capacity
 
     def _same_offer(self) -> bool:
         before, after = self._said[2] if self._said else None, self._jobs.offer.capacity

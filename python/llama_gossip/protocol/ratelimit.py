@@ -1,6 +1,7 @@
 """How much of each signer and of each neighbour is taken: token buckets on the monotonic clock.
 
 Laws: a bucket never holds more than its burst; the tables are bounded, and what they forget had refilled.
+A key of an open network costs nothing, so it gives no right to a bucket of its own: newcomers share one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,20 @@ SIGNER_RATES: dict[Kind, Rate] = {
     Kind.CLAIM: Rate(5, 50),  # a busy network asks many questions
 }
 
+# Of all newcomers of an open network together, by kind: a crowd of minted keys is worth no more than this.
+# A node that joins a network of a thousand knows them within a minute.
+NEWCOMER_RATES: dict[Kind, Rate] = {
+    Kind.ANNOUNCE: Rate(20, 200),
+    Kind.LEAVE: Rate(20, 200),
+    Kind.REQUEST: Rate(4, 40),  # each makes workers think and perhaps speak
+    Kind.CLAIM: Rate(20, 200),
+}
+
 # One verification takes about 60 us: a neighbour can keep us busy for 3 % of one core.
 VERIFY_RATE = Rate(500, 1000)
+# And all of them together, in names that we do not know: ten hostile neighbours get 9 % of a core, and those
+# whom we know are heard all the while.
+VERIFY_UNKNOWN_RATE = Rate(1_500, 3_000)
 BAD_SIGNATURE_COST = 5  # verifications: junk uses the budget up five times as fast
 
 _SWEEP = 4  # idle buckets looked at with each use: the table shrinks faster than it can grow
@@ -93,24 +106,33 @@ def _level(rate: Rate, bucket: _Bucket, mono_ms: int) -> float:
 
 
 class SignerRates:
-    """Messages of one signer, by kind."""
+    """Messages of one signer, and of all newcomers together, by kind."""
 
     def __init__(self) -> None:
         self._buckets: Buckets[tuple[NodeId, Kind]] = Buckets(MAX_SIGNERS * len(SIGNER_RATES))
+        self._newcomers: Buckets[Kind] = Buckets(len(NEWCOMER_RATES))
 
     def take(self, signer: NodeId, kind: Kind, mono_ms: int) -> bool:
         return self._buckets.take((signer, kind), SIGNER_RATES[kind], mono_ms)
 
+    def take_as_newcomer(self, kind: Kind, mono_ms: int) -> bool:
+        rate = NEWCOMER_RATES.get(kind)  # None: what is bounded by what it belongs to
+        return rate is None or self._newcomers.take(kind, rate, mono_ms)
+
 
 class VerifyBudget:
-    """Verifications that one neighbour may cost us. Bad signatures are charged to whoever delivered them,
-    never to the name they carry."""
+    """Verifications that one neighbour, and the unknown names of all of them, may cost us. Bad signatures are
+    charged to whoever delivered them, never to the name they carry."""
 
     def __init__(self) -> None:
         self._buckets: Buckets[NodeId] = Buckets(MAX_NEIGHBOURS)
+        self._unknown: Buckets[None] = Buckets(1)
 
-    def take(self, neighbour: NodeId, mono_ms: int) -> bool:
-        return self._buckets.take(neighbour, VERIFY_RATE, mono_ms)
+    def take(self, neighbour: NodeId, mono_ms: int, *, known: bool) -> bool:
+        """known: the name that it carries, which nothing proves yet."""
+        if not self._buckets.take(neighbour, VERIFY_RATE, mono_ms):
+            return False
+        return known or self._unknown.take(None, VERIFY_UNKNOWN_RATE, mono_ms)
 
     def charge_bad_signature(self, neighbour: NodeId, mono_ms: int) -> None:
         self._buckets.charge(neighbour, VERIFY_RATE, mono_ms, BAD_SIGNATURE_COST - 1)

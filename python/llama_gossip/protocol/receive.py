@@ -31,6 +31,7 @@ from llama_gossip.protocol.limits import (
     MAX_AHEAD_MS,
     MAX_NEIGHBOURS,
     MAX_TOPIC_BYTES,
+    NEWCOMER_MS,
 )
 from llama_gossip.protocol.messages import EnvelopeMessage, NodeId
 from llama_gossip.protocol.ratelimit import SignerRates, VerifyBudget
@@ -57,6 +58,7 @@ class DropReason(Enum):
     STALE = "stale"  # ts too far back
     FUTURE = "future"  # ts too far ahead
     RATE = "rate"
+    NEWCOMERS = "newcomers"  # of an open network: more than all of them together may say
     AUTHOR = "author"
 
 
@@ -91,13 +93,16 @@ class Receiver:
         *,
         allowlist: frozenset[NodeId] | None = None,
         windows: ReplayWindows | None = None,
+        open_network: bool = False,
     ) -> None:
-        """allowlist: the only signers that are heard, None = all members of the network."""
+        """allowlist: the only signers that are heard, None = all members of the network.
+        open_network: anybody may have made any number of keys."""
         self._net_id = net_id
         self._own_id = own_id
         self._verify = verify
         self.allowlist = allowlist
         self._windows = ReplayWindows() if windows is None else windows
+        self._has_newcomers = open_network and allowlist is None
         self._rates = SignerRates()
         self._budget = VerifyBudget()
         self._skew = ClockSkew()
@@ -137,10 +142,9 @@ class Receiver:
             sender, head.boot, head.seq, neighbour=neighbour, known=is_known, mono_ms=now.mono_ms
         )
         _require_new(seen)
-        self._check_signature(raw, neighbour, now)
+        self._check_signature(raw, neighbour, now, is_known)
         self._check_ts(raw, now)
-        if not self._rates.take(sender, raw.kind, now.mono_ms):
-            raise _Drop(DropReason.RATE)
+        self._check_rate(raw, now, is_known)
         committed = self._windows.commit(
             sender, head.boot, head.seq, neighbour=neighbour, known=is_known, mono_ms=now.mono_ms
         )
@@ -160,8 +164,8 @@ class Receiver:
             raise _Drop(DropReason.NOT_ALLOWED)
         return raw
 
-    def _check_signature(self, raw: RawEnvelope, neighbour: NodeId, now: Now) -> None:
-        if not self._budget.take(neighbour, now.mono_ms):
+    def _check_signature(self, raw: RawEnvelope, neighbour: NodeId, now: Now, is_known: bool) -> None:
+        if not self._budget.take(neighbour, now.mono_ms, known=is_known):
             raise _Drop(DropReason.VERIFY_BUDGET)
         if verify_envelope(raw, self._net_id, self._verify):
             return
@@ -177,6 +181,15 @@ class Receiver:
             raise _Drop(DropReason.FUTURE)
         if ahead_ms < -MAX_AGE_MS:
             raise _Drop(DropReason.STALE)
+
+    def _check_rate(self, raw: RawEnvelope, now: Now, is_known: bool) -> None:
+        if not self._rates.take(raw.sender, raw.kind, now.mono_ms):
+            raise _Drop(DropReason.RATE)
+        if not self._has_newcomers:
+            return
+        settled = is_known and self._windows.heard_for_ms(raw.sender, now.mono_ms) >= NEWCOMER_MS
+        if not settled and not self._rates.take_as_newcomer(raw.kind, now.mono_ms):
+            raise _Drop(DropReason.NEWCOMERS)
 
     @staticmethod
     def _message(raw: RawEnvelope) -> EnvelopeMessage:

@@ -43,6 +43,7 @@ class _Window:
     bits: int  # bit i: highest - i was accepted
     last_mono_ms: int
     known: bool  # as it was when it came: keys that become known later still fill the strangers' part
+    first_mono_ms: int
 
     def verdict(self, boot: int, seq: int) -> Verdict:
         if boot != self.boot:
@@ -103,7 +104,7 @@ class ReplayWindows:
             return verdict
         window = self._windows.get(signer)
         if window is None:
-            self._windows[signer] = _Window(boot, seq, 1, mono_ms, known)
+            self._windows[signer] = _Window(boot, seq, 1, mono_ms, known, mono_ms)
             if not known:
                 self._strangers += 1
                 self._count_newcomer(neighbour, mono_ms)
@@ -117,6 +118,11 @@ class ReplayWindows:
         """The newest boot that was accepted of it, while its window is kept."""
         window = self._windows.get(signer)
         return None if window is None else window.boot
+
+    def heard_for_ms(self, signer: NodeId, mono_ms: int) -> int:
+        """Since the first envelope that was accepted of it, while its window is kept."""
+        window = self._windows.get(signer)
+        return 0 if window is None else mono_ms - window.first_mono_ms
 
     def _has_room(self, known: bool) -> bool:
         if len(self._windows) >= self._max_signers:

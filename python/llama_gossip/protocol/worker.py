@@ -7,6 +7,8 @@ does wrong touches no other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.admission import Policy, Refusal, is_friend, refusal_of
 from llama_gossip.protocol.desk import Desk
@@ -21,8 +23,17 @@ from llama_gossip.protocol.streams import StreamCode
 
 
 class Worker:
-    def __init__(self, desk: Desk, *, policy: Policy, allowlist: frozenset[NodeId] | None) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        policy: Policy,
+        allowlist: frozenset[NodeId] | None,
+        known: Callable[[NodeId], bool],
+    ) -> None:
+        """known: whether a key is in the roster."""
         self._desk = desk
+        self._known = known
         self._policy = policy
         self._allowlist = allowlist
         self._inbound: dict[int, Inbound] = {}
@@ -151,8 +162,9 @@ class Worker:
         )
         if refusal is not None:
             return refusal
-        has_place = jobs.queue.admits(sender, self._policy.caps_for(friend))
-        if has_place and jobs.remembers_another((sender, assign.request_id)):
+        has_place = jobs.queue.admits(sender, self._policy.caps_for(friend)) and not jobs.is_stalled()
+        known = friend or self._known(sender)
+        if has_place and jobs.remembers_another((sender, assign.request_id), known=known):
             return None
         return Refusal(RejectReason.FULL, jobs.pace.retry_ms(jobs.queue.slots) or full_retry_ms)
 

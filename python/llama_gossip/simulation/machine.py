@@ -54,6 +54,7 @@ class Machine:
         self.slowness = 1  # times slower than it says
         self.hung = False
         self._hung_at_ms = 0
+        self._work_since_ms = 0
         self.failing = 0.0  # share of the jobs that fail
         self.tokens_made = 0  # for honest requesters that live
         self.runs: dict[int, Run] = {}
@@ -74,6 +75,8 @@ class Machine:
         answer = answer_to(job.prompt, job.config.seed, job.config.max_tokens)
         resume = job.resume
         run = Run(job.job, answer, 0 if resume is None else resume.from_index, counted)
+        if not self.runs:
+            self._work_since_ms = self._clock.now_ms
         self.runs[job.job] = run
         if resume is not None and not answer.continues(resume):
             self._clock.after(START_MS, self._fail, run, "bad_request", False)
@@ -90,7 +93,9 @@ class Machine:
             self.hung, self._hung_at_ms = True, self._clock.now_ms
 
     def hung_for_ms(self) -> int:
-        return self._clock.now_ms - self._hung_at_ms if self.hung else 0
+        """For how long it has had work and done nothing."""
+        since_ms = max(self._hung_at_ms, self._work_since_ms)
+        return self._clock.now_ms - since_ms if self.hung and self.runs else 0
 
     def cancel(self, job: int) -> None:
         run = self.runs.get(job)

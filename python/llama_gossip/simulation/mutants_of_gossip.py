@@ -34,11 +34,11 @@ OF_GOSSIP: tuple[Mutant, ...] = (
     _mutant(
         "window_before_signature",
         "receive",
-        "        self._check_signature(raw, neighbour, now)\n",
+        "        self._check_signature(raw, neighbour, now, is_known)\n",
         "        self._windows.commit(\n"
         "            sender, head.boot, head.seq, neighbour=neighbour, known=is_known, mono_ms=now.mono_ms\n"
         "        )\n"
-        "        self._check_signature(raw, neighbour, now)\n"
+        "        self._check_signature(raw, neighbour, now, is_known)\n"
         "        return Received(sender, self._message(raw))\n",
         rule="the window moves only for what was signed",
         oracle="I6",
@@ -70,7 +70,7 @@ OF_GOSSIP: tuple[Mutant, ...] = (
     _mutant(
         "signer_rate",
         "receive",
-        "if not self._rates.take(sender, raw.kind, now.mono_ms):",
+        "if not self._rates.take(raw.sender, raw.kind, now.mono_ms):",
         "if False:",
         rule="one signer is heard only so often",
         oracle="I12",

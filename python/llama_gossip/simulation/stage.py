@@ -106,7 +106,7 @@ class Stage:
         if end.opener and not end.wrote:
             self._assigned(node, end, data)
         if data[5] == Kind.PROGRESS and not end.opener:
-            self._witness.progressed(node, stream, data)
+            self._witness.progressed(node)
         self._items += 1
         if self._items % CODEC_EVERY == 0 and (wrong := guards.reencodes(data[LENGTH_PREFIX_BYTES:])):
             self._blame("I15", wrong)

@@ -46,15 +46,10 @@ class Witness:
     def _blame(self, oracle: str, what: str) -> None:
         self._world.oracles.blame(oracle, self._world.clock.now_ms, what)
 
-    def progressed(self, node: Process, stream: int, data: bytes) -> None:
-        """I5: what runs in an engine that hangs is not kept alive by its event loop."""
+    def progressed(self, node: Process) -> None:
+        """I5: what waits for an engine that hangs, or runs in it, is not kept alive by its event loop."""
         hung_ms = node.machine.hung_for_ms() if node.machine is not None else 0
-        if hung_ms <= HUNG_MS:
-            return
-        work = self._world.oracles.works.get(
-            (node.node_id, node.life, self._jobs[node.place, node.life, stream])
-        )
-        if work is not None and self._world.clock.now_ms - work.start_ms > HUNG_MS:
+        if hung_ms > HUNG_MS:
             self._blame("I5", f"progress of an engine that hangs for {hung_ms} ms")
 
     def must_be_let_go(self, node: Process, request_id: RequestId, attempt: int) -> None:
