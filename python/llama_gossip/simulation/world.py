@@ -91,8 +91,11 @@ class World:
         self.wires = Wires(self.clock, rng, places + strangers, base_ms=scenario.base_delay_ms)
         self.nodes = [self._node(place, ed25519) for place in range(places)]
         self.workers = self.nodes[requesters:]
+        crowds = random.Random(f"{seed}/crowded")
+        share = 1.0 if crowds.random() < scenario.all_crowded_share else scenario.crowded_share
         for worker in self.workers:
             worker.machine = self._machine(worker)
+            worker.machine.crowded = crowds.random() < share
         self.askers = [*self.nodes[:requesters], *self.workers[:hybrids]]
         self.by_id = {node.node_id: node for node in self.nodes}
         self.topic = Topic(self.clock, rng, self.nodes)
@@ -104,6 +107,7 @@ class World:
             late_ms=self.witness.late_ms,
         )
         self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGER_KINDS)]
+        self.strangers_by_id = {stranger.node_id: stranger for stranger in self.strangers}
         self.liars: set[NodeId] = set()
         self.struck: Counter[str] = Counter()
         self.trouble = Trouble(self)
