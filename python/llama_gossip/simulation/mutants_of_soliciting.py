@@ -35,7 +35,7 @@ OF_SOLICITING: tuple[Mutant, ...] = (
         focus=("reload", "unreachable"),
     ),
     _mutant(
-        "shared_request",
+        "exact_length",
         "call",
         "return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.max_tokens)",
         "return Question(request.submit.model, tokens, config.max_tokens)",
