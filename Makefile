@@ -5,17 +5,19 @@ BIN    := $(VENV)/bin
 RUST   := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 FUZZ_RUNS ?= 1000000
 FUZZ_SEED ?= 1
-SIM_REQUESTS ?= 10000
+SIM_REQUESTS ?= 100000
 SIM_SEED ?= 1
+MUTANT_REQUESTS ?= 100000
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 export CARGO_TERM_COLOR ?= auto
 export PYTHONDONTWRITEBYTECODE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint types fmt pytest bench sim fuzz lock clean
+.PHONY: help dev demo test lint types fmt pytest live-long bench sim sim-long mutants fuzz lock clean
 
 help: ## print these targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 dev: $(VENV)/.ready ## environment with all extras and the native extension, in .venv
 
@@ -42,6 +44,9 @@ types: dev ## mypy --strict, and the stub of the native module against the modul
 pytest: dev
 	$(BIN)/python -m pytest
 
+live-long: dev ## fifty workers of each torch model killed at random tokens: hours
+	$(BIN)/python -m pytest -m long tests/live
+
 fmt: dev ## format Python and Rust
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -51,7 +56,13 @@ bench: dev ## the throughput bench, short form
 	$(BIN)/python benches/throughput.py --quick
 
 sim: dev ## whole networks of real cores in virtual time, under full faults: SIM_REQUESTS from SIM_SEED
-	$(BIN)/python -m llama_gossip.simulation --requests $(SIM_REQUESTS) --seed $(SIM_SEED)
+	$(BIN)/python -m llama_gossip.simulation --requests $(SIM_REQUESTS) --seed $(SIM_SEED) --jobs $(JOBS)
+
+sim-long: dev ## the same, a million requests
+	$(BIN)/python -m llama_gossip.simulation --requests 1000000 --seed $(SIM_SEED) --jobs $(JOBS)
+
+mutants: dev ## the core broken one line at a time, at most MUTANT_REQUESTS each: the oracles must see every one
+	$(BIN)/python -m llama_gossip.simulation --mutants --requests $(MUTANT_REQUESTS) --seed $(SIM_SEED) --jobs $(JOBS)
 
 fuzz: dev ## hostile bytes against every decoder: FUZZ_RUNS mutants from FUZZ_SEED
 	$(BIN)/python -m tests.fuzz.fuzz_wire --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)

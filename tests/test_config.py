@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_gossip.config import DEFAULTS, OPTIONS, Config, Directories, Source, environment_name, load_config
+from llama_gossip.config import (
+    DEFAULTS,
+    OPTIONS,
+    Config,
+    Directories,
+    Source,
+    environment_name,
+    load_config,
+    unread_variables,
+)
 from llama_gossip.errors import ConfigError, LlamaGossipError, UsageError
 from llama_gossip.option_values import convert
 
@@ -251,6 +260,29 @@ def test_an_empty_variable_is_an_unset_one(dirs: Directories) -> None:
 
 def test_a_list_in_the_environment_has_one_item_a_line(dirs: Directories) -> None:
     assert load_config({}, dirs, {"LLAMA_GOSSIP_STOP": "a b\nc\n"}).stop == ("a b", "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("LLAMA_GOSSIP_MAXTOKENS", "did you mean 'LLAMA_GOSSIP_MAX_TOKENS'?"),
+        ("LLAMA_GOSSIP_MODEL_DIR", "did you mean 'LLAMA_GOSSIP_MODEL'?"),
+        ("LLAMA_GOSSIP_HOMES", "did you mean 'LLAMA_GOSSIP_HOME'?"),
+        ("LLAMA_GOSSIP_XYZZY", "--help"),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_named_with_the_nearest_that_is(name: str, told: str) -> None:
+    (sentence,) = unread_variables(
+        {name: "5", "LLAMA_GOSSIP_TOP_K": "3", "PATH": "/bin", "LLAMA_GOSSIP_X": ""}
+    )
+    assert f"nothing reads the variable {name};" in sentence
+    assert told in sentence
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    read = [environment_name(name) for name in OPTIONS]
+    read += [f"LLAMA_GOSSIP_{name}" for name in ("HOME", "MODELS", "CONFIG", "DEBUG")]
+    assert unread_variables(dict.fromkeys(read, "1")) == []
 
 
 def test_an_option_that_does_not_exist_is_refused(dirs: Directories) -> None:

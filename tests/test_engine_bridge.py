@@ -49,7 +49,7 @@ class Listening:
             raise LookupError("the core does not like it")
 
     async def first(self, *kinds: type[Any]) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 found = [event for event in self.seen if isinstance(event, kinds)]
                 if found:

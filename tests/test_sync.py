@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import warnings
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,16 @@ from llama_gossip.sync import SyncNode
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.timeout(60),
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::RuntimeWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_of_other_tests() -> None:
+    """What dies late and loudly elsewhere must not be taken for ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture
@@ -147,7 +155,7 @@ def test_an_interrupt_while_it_closes_still_ends_the_node(
     monkeypatch.setattr(thread, "join", interrupted)
     with pytest.raises(KeyboardInterrupt):
         node.__exit__(None, None, None)
-    threading.Thread.join(thread, 10)
+    threading.Thread.join(thread, 60)
     assert loops() == []
     del node
     gc.collect()

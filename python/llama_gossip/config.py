@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -31,9 +31,11 @@ __all__ = [
     "ensure_private",
     "environment_name",
     "load_config",
+    "unread_variables",
 ]
 
 ENVIRONMENT_PREFIX = "LLAMA_GOSSIP_"
+OTHER_VARIABLES = ("HOME", "MODELS", "CONFIG", "DEBUG")  # read elsewhere, no options
 MAX_U64 = 2**64 - 1
 MAX_STOPS = 16  # as many as a submission takes
 MAX_CONFIG_BYTES = 1 << 20  # a config file beyond this is some other file
@@ -127,6 +129,26 @@ def environment_name(option: str) -> str:
     return ENVIRONMENT_PREFIX + option.upper()
 
 
+def unread_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence for each variable that is meant for this program and that nothing reads."""
+    known = [*OTHER_VARIABLES, *(option.upper() for option in OPTIONS)]
+    given = [name.removeprefix(ENVIRONMENT_PREFIX) for name in _set_for_us(environ)]
+    return [
+        f"nothing reads the variable {ENVIRONMENT_PREFIX}{name}; "
+        + (
+            _closest(name, known, ENVIRONMENT_PREFIX)
+            or "llama-gossip client --help names those of its options"
+        )
+        for name in given
+        if name not in known
+    ]
+
+
+def _set_for_us(environ: Mapping[str, str]) -> list[str]:
+    """An empty variable is an unset one."""
+    return sorted(name for name, value in environ.items() if value and name.startswith(ENVIRONMENT_PREFIX))
+
+
 def load_config(
     flags: Mapping[str, object], dirs: Directories, environ: Mapping[str, str] = os.environ
 ) -> Config:
@@ -195,5 +217,9 @@ def _read_file(
 
 def _nearest(key: str) -> str:
     names = [name for name in OPTIONS if name not in NOT_IN_FILE]
-    close = difflib.get_close_matches(key.replace("-", "_"), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(names))}"
+    return _closest(key.replace("-", "_"), names) or f"known are: {', '.join(sorted(names))}"
+
+
+def _closest(word: str, names: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {prefix + close[0]!r}?" if close else ""

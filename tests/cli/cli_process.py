@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 PROGRAM = [sys.executable, "-m", "llama_gossip"]
-READY_S = 30.0  # a start on a machine that is busy with other tests
-LONG_S = 60.0
+READY_S = 120.0  # a start on a slow machine that is busy with other work: only a failure waits so long
+LONG_S = 150.0
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -58,6 +58,7 @@ class Running:
         )
         self.lines: list[str] = []
         self.errors: list[str] = []
+        self._told = threading.Condition()  # an error line has come
         self._waiting: queue.Queue[str | None] = queue.Queue()
         self._readers = [
             threading.Thread(target=self._read_output, daemon=True),
@@ -75,7 +76,20 @@ class Running:
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.errors.append(line.decode())
+            with self._told:
+                self.errors.append(line.decode())
+                self._told.notify_all()
+
+    def error_with(self, *words: str, timeout_s: float = READY_S) -> str:
+        """The first line of stderr that holds all these words, awaited: it comes by a way of its own."""
+
+        def found() -> str | None:
+            return next((line for line in self.errors if all(word in line for word in words)), None)
+
+        with self._told:
+            line = self._told.wait_for(found, timeout_s)
+        assert line is not None, f"no {words} on stderr within {timeout_s} s; before: {self.told()}"
+        return line
 
     def line(self, timeout_s: float = READY_S) -> str:
         """The next line of stdout. Fails when the output has ended."""
@@ -85,6 +99,12 @@ class Running:
             raise AssertionError(f"no line within {timeout_s} s; before: {self.told()}") from None
         assert line is not None, f"the output has ended; before: {self.told()}"
         self.lines.append(line)
+        return line
+
+    def line_with(self, words: str) -> str:
+        """The next line of stdout that holds these words; others on the way are passed over."""
+        while words not in (line := self.line()):
+            pass
         return line
 
     def event(self, name: str, timeout_s: float = READY_S, **fields: object) -> dict[str, Any]:

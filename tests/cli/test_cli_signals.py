@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,17 +14,17 @@ import pytest
 CLIENT = """
 import asyncio, sys, time
 from llama_gossip.cli import signals
-signals.CLIENT_GRACE_S = 1.0
+signals.CLIENT_GRACE_S = float(sys.argv[2])
 async def work():
     print("working", flush=True)
     try:
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
     finally:
         print("cleaning", flush=True)
         if sys.argv[1] == "slow":
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         if sys.argv[1] == "stuck":
-            time.sleep(60)
+            time.sleep(600)
         print("clean", flush=True)
     return 0
 sys.exit(asyncio.run(signals.interruptible(work())))
@@ -36,16 +35,16 @@ SERVER = """
 import asyncio, sys, time
 from llama_gossip.cli import signals
 async def work():
-    with signals.Signals(grace_s=30) as caught:
+    with signals.Signals(grace_s=600) as caught:
         if sys.argv[1] == "load":
-            load = signals.in_own_thread(lambda: time.sleep(60) or "loaded")
+            load = signals.in_own_thread(lambda: time.sleep(600) or "loaded")
             print("working", flush=True)
             print("engine", await caught.until_stopped(load), flush=True)
             return 0
         print("working", flush=True)
         await caught.stopped.wait()
         print("draining", caught.reason, flush=True)
-        await asyncio.sleep(60 if sys.argv[1] == "slow" else 0)
+        await asyncio.sleep(600 if sys.argv[1] == "slow" else 0)
     return 0
 import os
 code = asyncio.run(work())
@@ -64,7 +63,7 @@ async def work():
 asyncio.run(work())
 print("end", flush=True)
 """
-LONG_S = 30.0
+LONG_S = 150.0  # a quarter of what each of these scripts would sleep: only a failure waits so long
 
 
 @contextmanager
@@ -87,40 +86,37 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str, float]:
-    begin = time.monotonic()
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=LONG_S)
-    return process.returncode, out.strip(), err, time.monotonic() - begin
+    return process.returncode, out.strip(), err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_client_cleans_up_and_its_exit_code_names_the_signal(number: signal.Signals, code: int) -> None:
-    with script(CLIENT, "quick") as process:
+    with script(CLIENT, "quick", "600") as process:
         assert line_of(process) == "working"
         process.send_signal(number)
-        returned, out, err, _ = end_of(process)
+        returned, out, err = end_of(process)
     assert (returned, out, err) == (code, "cleaning\nclean", "")
 
 
 @pytest.mark.parametrize("how", ["slow", "stuck"])
 def test_a_client_that_cannot_clean_up_ends_all_the_same(how: str) -> None:
-    with script(CLIENT, how) as process:
+    with script(CLIENT, how, "1") as process:
         assert line_of(process) == "working"
         process.send_signal(signal.SIGINT)
-        returned, out, err, seconds = end_of(process)
+        returned, out, err = end_of(process)
     assert (returned, out, err) == (130, "cleaning", "")
-    assert seconds < 2
 
 
 def test_the_second_signal_ends_a_client_at_once() -> None:
-    with script(CLIENT, "slow") as process:
+    with script(CLIENT, "slow", "600") as process:
         assert line_of(process) == "working"
         process.send_signal(signal.SIGINT)
         assert line_of(process) == "cleaning"
         process.send_signal(signal.SIGTERM)
-        returned, _, err, seconds = end_of(process)
-    assert (returned, err) == (143, "")
-    assert seconds < 0.9
+        returned, _, err = end_of(process)
+    assert (returned, err) == (143, "")  # at the end of its grace it would be the first signal's
 
 
 @pytest.mark.parametrize(
@@ -130,7 +126,7 @@ def test_the_first_signal_drains_a_server_and_ends_it_with_0(number: signal.Sign
     with script(SERVER, "quick") as process:
         assert line_of(process) == "working"
         process.send_signal(number)
-        returned, out, err, _ = end_of(process)
+        returned, out, err = end_of(process)
     assert (returned, out, err) == (0, f"draining {reason}", "")
 
 
@@ -139,19 +135,17 @@ def test_the_second_signal_ends_a_draining_server_at_once() -> None:
         assert line_of(process) == "working"
         process.send_signal(signal.SIGINT)
         assert line_of(process) == "draining interrupted"
-        process.send_signal(signal.SIGINT)
-        returned, _, err, seconds = end_of(process)
-    assert (returned, err) == (130, "")
-    assert seconds < 1
+        process.send_signal(signal.SIGTERM)
+        returned, _, err = end_of(process)
+    assert (returned, err) == (143, "")  # at the end of its grace it would be the first signal's
 
 
 def test_a_signal_does_not_wait_for_a_model_that_loads() -> None:
     with script(SERVER, "load") as process:
         assert line_of(process) == "working"
         process.send_signal(signal.SIGTERM)
-        returned, out, err, seconds = end_of(process)
+        returned, out, err = end_of(process)
     assert (returned, out, err) == (0, "engine None", "")
-    assert seconds < 2
 
 
 def test_lines_come_one_by_one_also_without_a_last_newline() -> None:
@@ -163,7 +157,7 @@ def test_lines_come_one_by_one_also_without_a_last_newline() -> None:
         process.stdin.write("o\n\nthree")
         process.stdin.close()
         process.stdin = None
-        returned, out, err, _ = end_of(process)
+        returned, out, err = end_of(process)
     assert (returned, out, err) == (0, "two\n\nthree\nend", "")
 
 

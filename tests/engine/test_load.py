@@ -19,7 +19,12 @@ HEAVY = ("torch", "transformers", "numpy", "tokenizers", "jinja2", "llama_gossip
 def imported_by(code: str) -> list[str]:
     script = f"import sys, json\n{code}\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, env=os.environ
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=150,
+        env=os.environ,
     )
     loaded: list[str] = json.loads(done.stdout)
     return loaded

@@ -14,7 +14,7 @@ from llama_gossip.directories import Directories
 from llama_gossip.engine.scripted import ScriptedEngine
 from llama_gossip.news import RequestEnded
 
-from .conftest import Spawn, eventually
+from .conftest import SEEN_S, Spawn, eventually
 
 pytestmark = pytest.mark.live
 
@@ -53,7 +53,7 @@ async def test_a_shutdown_during_the_join_ends_both(dirs: Directories) -> None:
         joining = asyncio.create_task(node.join())
         for _ in range(pause * 3):
             await asyncio.sleep(0)
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(SEEN_S):
             await node.shutdown()
             outcome = (await asyncio.gather(joining, return_exceptions=True))[0]
         assert outcome is None or isinstance(outcome, TransportError)
@@ -125,7 +125,7 @@ async def test_jobs_of_a_replaced_engine_end_at_once_and_the_new_one_continues_t
     running = client.generate("Hello", max_tokens=2_000, seed=4)  # forty seconds of the old engine
     await anext(running)
     worker.set_engine(load_engine("scripted"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SEEN_S):
         answer = await running.complete()
     (seam,) = running.failovers
     assert seam.reason.startswith("engine_lost")
@@ -139,7 +139,7 @@ async def test_replacing_a_hung_engine_does_not_stop_the_event_loop(spawn: Spawn
     class Hung(ScriptedEngine):
         def close(self, timeout_s: float = 2.0) -> None:
             loop.call_soon_threadsafe(closing.set)
-            assert asyncio.run_coroutine_threadsafe(_true(), loop).result(10)  # the loop lives
+            assert asyncio.run_coroutine_threadsafe(_true(), loop).result(SEEN_S)  # the loop lives
             super().close(timeout_s)
 
     async def _true() -> bool:
@@ -149,7 +149,7 @@ async def test_replacing_a_hung_engine_does_not_stop_the_event_loop(spawn: Spawn
     node = await spawn("hybrid")
     node.set_engine(Hung())
     node.set_engine(None)
-    await asyncio.wait_for(closing.wait(), 10)
+    await asyncio.wait_for(closing.wait(), SEEN_S)
 
 
 async def test_the_same_engine_again_is_not_closed(spawn: Spawn) -> None:
@@ -204,9 +204,9 @@ async def test_a_shutdown_ends_a_drain_that_waits(spawn: Spawn) -> None:
     node = await spawn("hybrid", engine=SLOW)
     running = node.generate("Hello", max_tokens=10_000)
     await anext(running)
-    draining = asyncio.create_task(node.drain(timeout_s=60))
+    draining = asyncio.create_task(node.drain(timeout_s=10 * SEEN_S))
     await asyncio.sleep(0)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(SEEN_S):
         await node.shutdown()
         assert await draining is False
 

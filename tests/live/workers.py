@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from llama_gossip import Answer, InferenceNode
 from llama_gossip.directories import Directories
 from llama_gossip.generation import Generation
@@ -18,7 +20,8 @@ from tests.support.models import shared_models_dir
 
 from .conftest import eventually
 
-LOAD_S = 120.0  # torch's import and the model, on a busy machine
+LOAD_S = 240.0  # torch's import and the model, on a slow machine that is busy
+CALM_TRIES = 3
 PROMPT = "Tell me about foxes."
 
 
@@ -29,10 +32,11 @@ class Stage:
     home: Path
     client: InferenceNode
     workers: dict[str, Running] = field(default_factory=dict)  # by node id
+    struck: list[str] = field(default_factory=list)  # who got a signal, in this order
     _names: Iterator[int] = field(default_factory=itertools.count)
 
-    async def start(self, model: str, count: int = 1) -> list[str]:
-        """More workers; their node ids, once the client has seen them ready."""
+    async def start(self, model: str, count: int = 1, name: str | None = None) -> list[str]:
+        """More workers; their node ids, once the client has seen them ready. name: the key of one alone."""
         command = ("worker", "--json", "--model", model)
         models = str(shared_models_dir())
         started = [
@@ -40,7 +44,7 @@ class Stage:
                 self.home,
                 *command,
                 "--name",
-                f"worker-{next(self._names)}",  # a key of its own: the one of a killed worker is free again
+                name or f"worker-{next(self._names)}",  # that of a killed worker is free again
                 LLAMA_GOSSIP_MODELS=models,
                 OMP_NUM_THREADS="1",
             )
@@ -60,6 +64,7 @@ class Stage:
         return {peer.node_id for peer in self.client.peers() if peer.state == "ready"}
 
     def signal(self, worker: str, number: signal.Signals) -> None:
+        self.struck.append(worker)
         self.workers[worker].signal(number)
 
     async def answer(self, generation: Generation, at: int, strike: Callable[[str], object]) -> Answer:
@@ -69,6 +74,20 @@ class Stage:
                 strike(generation.worker or "")
         assert generation.answer is not None
         return generation.answer
+
+    async def calm(self, *involved: str, **options: object) -> Answer:
+        """The same answer without a fault, from a worker that had no part in what happened."""
+        bystander = next(
+            worker
+            for worker, running in self.workers.items()
+            if worker not in involved and running.process.poll() is None
+        )
+        for _ in range(CALM_TRIES):  # a machine that stands still for seconds makes faults of its own
+            answer = await self.client.complete(PROMPT, worker=bystander, **options)
+            if answer.attempts == 1:
+                assert answer.resume is None
+                return answer
+        pytest.fail(f"no answer without a fault in {CALM_TRIES}")
 
     def close(self) -> None:
         for running in self.workers.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from helpers import OpFailed, until
+from helpers import DIAL_MS, OpFailed, until
 
 from llama_gossip import _native as native
 
@@ -20,12 +20,12 @@ def test_a_node_outside_the_list_cannot_connect(make):
     host = make(allowlist=[friend_id]).join()
     friend = make(secret_key=friend_key)
     friend.node.add_addresses(*host.contact)
-    friend.done(friend.node.open(host.id))
+    friend.done(friend.node.open(host.id, DIAL_MS))
     stranger = make()
     stranger.node.add_addresses(*host.contact)
     # "Opened" is not yet consent: the refusal comes after the handshake, sooner or later.
     try:
-        stream = stranger.done(stranger.node.open(host.id))
+        stream = stranger.done(stranger.node.open(host.id, DIAL_MS))
     except OpFailed as failed:
         refusal = failed.code
     else:
@@ -50,7 +50,7 @@ def test_a_node_outside_the_list_is_not_dialled(make):
 
 def test_a_changed_list_closes_what_it_no_longer_covers(mesh):
     left, right = mesh(2)
-    stream = left.done(left.node.open(right.id))
+    stream = left.done(left.node.open(right.id, DIAL_MS))
     left.node.write(stream, b"hello")
     right.event(native.EVENT_STREAM_ACCEPTED)
     right.node.set_allowlist([])

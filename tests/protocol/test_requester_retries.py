@@ -136,10 +136,11 @@ def test_an_error_that_cannot_be_retried_ends_the_request_with_its_sentence(code
 
 def test_too_long_for_every_context_is_told_as_too_long() -> None:
     worker, hand = started()
-    hand.send(Error(0, "prompt of 600 tokens", "too_long", retryable=False))
+    hand.send(Error(0, "600 prompt tokens and 5 exceed 512", "too_long", retryable=False))
     worker.client.wait(5_000)
     (end,) = worker.client.all(ef.Failed)
     assert end.code == "too_long"
+    assert "600 prompt tokens and 5 exceed 512" in end.message, "how long it is, and what the limit"
 
 
 def test_a_retryable_error_is_tried_anew_and_three_strikes_end_it() -> None:

@@ -11,7 +11,7 @@ from llama_gossip.cli.events import Failure
 from llama_gossip.cli.options import COMMON, GENERATION, SERVING, options
 from llama_gossip.cli.session import Session
 from llama_gossip.cli.worker import MODEL_HELP
-from llama_gossip.errors import LlamaGossipError, UsageError
+from llama_gossip.errors import Cancelled, LlamaGossipError, UsageError
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
@@ -40,7 +40,7 @@ def hybrid(session: Session, /, **arguments: Any) -> int:
 
 
 async def answer_lines(session: Session, node: InferenceNode, model: str) -> None:
-    """One prompt after the other. A failed one is told, and the next is asked."""
+    """One prompt after the other. A failed one is told, and the next is asked; the last may be cut short."""
     from llama_gossip.cli.asking import ask
     from llama_gossip.cli.prompts import line_prompt, stdin_lines
 
@@ -50,5 +50,12 @@ async def answer_lines(session: Session, node: InferenceNode, model: str) -> Non
             if prompt := line_prompt(line):
                 await ask(node, session.config, output, prompt, model)
         except LlamaGossipError as error:
-            output.failure(Failure(error.code, error.message, error.hint, error.exit_code))
+            output.failure(failure_of(error))
+        except asyncio.CancelledError:  # told to stop: programs must not wait for the end of this answer
+            output.event(failure_of(Cancelled("this node was stopped before the answer was whole")))
+            raise
     output.say("the input has ended; serving goes on until Ctrl-C")
+
+
+def failure_of(error: LlamaGossipError) -> Failure:
+    return Failure(error.code, error.message, error.hint, error.exit_code)

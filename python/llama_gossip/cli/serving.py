@@ -1,5 +1,6 @@
-"""Serving, as `worker` and `hybrid` do it. The law: claim and join at once (the others see a worker
-that loads), load, say ready, serve until told to stop, drain, leave."""
+"""Serving, as `worker` and `hybrid` do it. The law: a model that is not there is told before anything begins;
+then claim and join at once (the others see a worker that loads), load, say ready, serve until told to stop,
+drain, leave."""
 
 from __future__ import annotations
 
@@ -27,6 +28,9 @@ Beside = Callable[["InferenceNode", "Engine"], Awaitable[None]]
 
 async def serve(session: Session, role: str, *, beside: Beside | None = None) -> int:
     """Serves until INT or TERM. `beside` runs meanwhile (what `hybrid` asks) and is cancelled at the end."""
+    from llama_gossip.engine import check_spec
+
+    check_spec(session.config.model or DEFAULT_MODEL)
     output = session.output
     reason = "error"
     with Signals(grace_s=SERVE_GRACE_S) as signals:

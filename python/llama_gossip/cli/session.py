@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llama_gossip.cli.options import given
 from llama_gossip.cli.output import Mode, Output
-from llama_gossip.config import Config, Directories, load_config
+from llama_gossip.config import Config, Directories, load_config, unread_variables
 from llama_gossip.directories import absolute_path
 from llama_gossip.errors import ConfigError, UsageError
 
@@ -44,6 +44,8 @@ class Session:
         mode: Mode = "json" if config.json else "quiet" if config.quiet else "human"
         self.output = Output(mode, color=not config.no_color, news=news)
         _log_to_stderr(config.verbose)
+        for sentence in unread_variables():
+            self.output.warn(sentence)
         return config
 
     def read_join(self) -> None:

@@ -43,3 +43,11 @@ def load_engine(
         threads=threads,
         progress=progress,
     )
+
+
+def check_spec(spec: str) -> None:
+    """Raises what `load_engine` would of a spec that leads nowhere; quick, and before anything is begun."""
+    from llama_gossip.engine import models, scripted
+
+    if scripted.parse_spec(spec) is None:
+        models.check(spec)

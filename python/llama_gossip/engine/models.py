@@ -129,6 +129,21 @@ def resolve(
     return finder.find(spec)
 
 
+def check(spec: str, models_dir: Path | None = None) -> None:
+    """Raises what `resolve` would of a spec that leads nowhere. Reads no weights, fetches nothing."""
+    where = (models_dir or default_models_dir()).absolute()
+    _Finder(where, DigestCache(None), False, False, silent).check(spec)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A file or folder that a spec names."""
+
+    path: Path
+    name: str
+    is_gguf: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Finder:
     where: Path
@@ -138,18 +153,36 @@ class _Finder:
     progress: Progress
 
     def find(self, spec: str) -> ModelFolder:
+        place = self.place(spec)
+        if isinstance(place, Entry):
+            return self.catalogued(place)
+        return self.gguf(place.path, place.name) if place.is_gguf else self.folder(place.path, place.name)
+
+    def check(self, spec: str) -> None:
+        place = self.place(spec)
+        if isinstance(place, Entry):
+            if isinstance(place.source, HubModel):
+                self.hub_folder(place, place.source.repository)
+        elif place.is_gguf:
+            _existing(place.path)
+        else:
+            with reading(place.path):
+                read_folder(place.path)
+
+    def place(self, spec: str) -> Entry | _Place:
+        """Where a spec leads; nothing is opened yet."""
         if entry := CATALOGUE.get(spec):
-            return self.catalogued(entry)
+            return entry
         local = _as_path(spec)
         if local is None:
             raise self.unknown(spec)
         if spec.endswith(".gguf"):
             named = local.exists() or _is_path(spec)
-            return self.gguf(local if named else self.where / spec, _short(local.stem))
+            return _Place(local if named else self.where / spec, _short(local.stem), is_gguf=True)
         if _is_path(spec) or local.is_dir():
-            return self.folder(local, _short(local.resolve().name))
+            return _Place(local, _short(local.resolve().name))
         if found := _filled(spec, self.where, spec):
-            return self.folder(found, _short(spec))
+            return _Place(found, _short(spec))
         raise self.unknown(spec)
 
     def catalogued(self, entry: Entry) -> ModelFolder:
@@ -166,9 +199,7 @@ class _Finder:
                 )
                 return self.gguf(file, entry.name)
             case HubModel(repository):
-                if found := _filled(entry.name, self.where, repository):
-                    return self.folder(found, entry.name)
-                raise _not_here(entry.name, self.where / entry.name, repository)
+                return self.folder(self.hub_folder(entry, repository), entry.name)
             case InMemory():
                 raise ModelUnavailable(
                     f"{entry.name} has no files: it is made in memory", hint="serve it by its name"
@@ -176,10 +207,15 @@ class _Finder:
             case _:
                 assert_never(entry.source)
 
+    def hub_folder(self, entry: Entry, repository: str) -> Path:
+        if found := _filled(entry.name, self.where, repository):
+            return found
+        raise _not_here(entry.name, self.where / entry.name, repository)
+
     def gguf(self, file: Path, name: str) -> ModelFolder:
-        if not file.is_file():
-            raise ModelUnavailable(f"there is no file {file}", hint="check the path")
-        made = converted(file, self.where, cache=self.cache, verify=self.verify, progress=self.progress)
+        made = converted(
+            _existing(file), self.where, cache=self.cache, verify=self.verify, progress=self.progress
+        )
         return ModelFolder(name, made.path, made.digest, made.quantisation, made.source_dtype, file)
 
     def folder(self, path: Path, name: str) -> ModelFolder:
@@ -198,6 +234,12 @@ class _Finder:
             f"unknown model {shown!r}",
             hint=f"{ask}known: {', '.join(CATALOGUE)}; or the path of a *.gguf file or a model folder",
         )
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise ModelUnavailable(f"there is no file {file}", hint="check the path")
+    return file
 
 
 def _not_here(name: str, folder: Path, repository: str) -> ModelUnavailable:

@@ -122,6 +122,7 @@ def _settle_error(
     if error.code == "too_long":  # a larger context may do
         request.least_context = max(request.least_context, attempt.candidate.offer.context + 1)
         request.barred[attempt.worker] = "too_long"
+        request.too_long_told = error.error
     elif error.code == "draining":
         ledger.out(attempt.worker, newest, desk.now.mono_ms)
     else:

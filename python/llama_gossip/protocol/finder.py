@@ -16,7 +16,7 @@ from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import NodeId
-from llama_gossip.protocol.nobody import Why, why_nobody, why_refused
+from llama_gossip.protocol.nobody import Why, why_late, why_nobody, why_refused
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.selection import Candidate, Chooser, Survey, is_out, survey
@@ -101,10 +101,22 @@ class Finder:
         grace = self._patience_mono_ms(request)
         willing = [c for c in found.fit if c.node_id not in request.barred]
         if not willing:
-            return Hold(grace, why_refused(request) if found.fit else why_nobody(request, found))
+            return Hold(grace, self._why_none(request, found))
         now_ms = self._desk.now.mono_ms
         ends = [end for c in willing if (end := self._hold_end(request, c, grace)) > now_ms]
         return Hold(min(ends, default=now_ms), why_nobody(request, found))
+
+    def why_late(self, request: Request) -> Why:
+        """The deadline has passed. More time would not have helped what is too long for everybody."""
+        found = self._survey(request)
+        if request.idle and all(c.node_id in request.barred for c in found.fit):
+            why = self._why_none(request, found)
+            if why.code == "too_long":
+                return why
+        return why_late(request)
+
+    def _why_none(self, request: Request, found: Survey) -> Why:
+        return why_refused(request) if found.fit else why_nobody(request, found)
 
     def _hold_end(self, request: Request, candidate: Candidate, grace: int) -> int:
         record = self._ledger.peek(candidate.node_id)

@@ -36,9 +36,7 @@ def why_nobody(request: Request, survey: Survey) -> Why:
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
     if Unfit.TOO_LONG in reasons:
-        needed = request.want().least_tokens
-        message = f"prompt and answer are too long for every worker ({peers}, {needed} tokens or more needed)"
-        return Why("too_long", message, "shorten the prompt or lower max_tokens", trail)
+        return _too_long(request, f" ({peers})", trail)
     if Unfit.DIGEST in reasons:
         return Why("model", f"nobody serves {model!r} with these weights ({peers})", _SEE_MODELS, trail)
     if Unfit.MODEL in reasons:
@@ -57,14 +55,20 @@ def why_refused(request: Request) -> Why:
     trail = tuple(request.trail)
     codes = set(request.barred.values())
     if codes == {"too_long"}:
-        message = "prompt and answer are too long for every worker"
-        return Why("too_long", message, "shorten the prompt or lower max_tokens", trail)
+        return _too_long(request, "", trail)
     if codes <= {"model", "digest"}:
         message = f"every worker that offered {request.submit.model!r} has refused it"
         return Why("model", message, _SEE_MODELS, trail)
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
     return Why("no_workers", "every worker has refused the request", "ask the owners of the workers", trail)
+
+
+def _too_long(request: Request, peers: str, trail: tuple[tuple[NodeId, int, str], ...]) -> Why:
+    """How long, and what the limit is: by whoever has counted, else by what is known without a tokeniser."""
+    by_count = request.too_long_told or f"at least {request.want().least_tokens} tokens are needed"
+    message = f"prompt and answer are too long for every worker{peers}: {by_count}"
+    return Why("too_long", message, "shorten the prompt or lower max_tokens", trail)
 
 
 def why_late(request: Request) -> Why:

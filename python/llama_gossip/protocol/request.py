@@ -62,6 +62,7 @@ class Request:
     last_token_mono_ms: int = 0
     seam: Seam | None = None  # the attempt that made the last token has failed, and no newer one has come
     least_context: int = 0  # a worker with less has refused it as too long
+    too_long_told: str = ""  # in the words of the last such worker, which has counted
     dials: dict[int, Candidate] = field(default_factory=dict)
     attempt: Attempt | None = None
     spare: Spare | None = None

@@ -33,7 +33,7 @@ from llama_gossip.protocol.finder import Finder, Hold
 from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, Token
-from llama_gossip.protocol.nobody import Why, why_late
+from llama_gossip.protocol.nobody import Why
 from llama_gossip.protocol.request import Request, known_tokens
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.solicitor import Solicitor
@@ -372,7 +372,7 @@ class Requester:
         request = self._requests[request_id]
         match name:
             case "deadline":
-                self._end(request, why_late(request))
+                self._end(request, self._finder.why_late(request))
             case "retry":
                 self._next(request)
             case "next_dial":

@@ -134,7 +134,7 @@ def offer_for(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[
     roomy = [m for m in equal if want.least_tokens <= m.context]
     if not roomy:
         context = max(m.context for m in equal)
-        return Unfit.TOO_LONG, f"has a context of {context} tokens, {want.least_tokens} are needed"
+        return Unfit.TOO_LONG, f"has a context of {context} tokens, at least {want.least_tokens} are needed"
     going_on = want.continuation
     if going_on is None:
         return roomy[0]
