@@ -36,6 +36,8 @@ class Chatter:
         self._faster: defaultdict[Asked, dict[NodeId, int]] = defaultdict(dict)  # since the newest of these
 
     def said(self, node: Process, data: bytes) -> None:
+        if data[2] not in (Kind.REQUEST, Kind.CLAIM):
+            return
         life = (node.place, node.life)
         match decode_envelope(split_envelope(data, MAX_TOPIC_BYTES)):
             case Request() as request:
