@@ -14,10 +14,12 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_ASSIGN_BYTES
 from llama_gossip.protocol.messages import Assign, Kind, NodeId
+from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.shunning import Shunning
 from llama_gossip.simulation.wires import End
@@ -39,6 +41,7 @@ class Stage:
         self._witness: Witness = world.witness
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
+        self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
@@ -56,6 +59,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
                 self._witness.retried(node, effect)
@@ -79,6 +83,7 @@ class Stage:
                     self._world.wires.reset(end, code)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
+                self.packets.job_accepted(node, effect)
             case ef.StartJob():
                 self._start_job(node, effect)
             case ef.CancelJob(job):
@@ -102,6 +107,8 @@ class Stage:
             self._blame("I13", f"{node.name} has broadcast a prompt")
         if data[2] == Kind.ANNOUNCE:  # version and kind are one byte each
             self._world.oracles.announced(node.node_id, node.life, self._world.clock.now_ms)
+        elif data[2] == Kind.PACKET:
+            self.packets.sees(node, data)
         else:
             self._chatter.said(node, data)
         self._world.topic.broadcast(node.place, data)
@@ -203,6 +210,9 @@ class Stage:
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)
+
+    def opened(self, process: Process, before: int, evil: str) -> None:
+        self.packets.opened(process, before, evil)
 
     def stream_over(self, process: Process, stream: int) -> None:
         self._witness.stream_over(process, stream)
