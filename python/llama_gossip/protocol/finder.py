@@ -150,7 +150,7 @@ class Finder:
             return Hold(grace, self._why_none(request, found))
         now_ms = self._desk.now.mono_ms
         ends = [end for c in willing if (end := self._hold_end(request, c, grace)) > now_ms]
-        return Hold(min(ends, default=now_ms), why_nobody(request, found))
+        return Hold(min(ends, default=grace), why_nobody(request, found))
 
     def why_late(self, request: Request) -> Why:
         """The deadline has passed. More time would not have helped what is too long for everybody."""
