@@ -54,7 +54,7 @@ def test_every_turn_of_a_conversation_goes_to_the_worker_of_the_first() -> None:
 def test_equal_single_questions_are_spread() -> None:
     net, client = four_equal_workers()
     answered: Counter[NodeId] = Counter()
-    for _ in range(40):
+    for _ in range(200):
         answered[turn(net, client, (("user", "hello"),))] += 1
         net.run_for(3_000)
     assert max(answered.values()) <= 1.3 * min(answered.values())
