@@ -71,7 +71,9 @@ def run(
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:
     with mutated(mutant) as campaign:
-        quiet = replace(profile("quiet"), cancel_share=0.0, hurried_share=0.0, gossip_share=0.0)
+        quiet = replace(
+            profile("quiet"), cancel_share=0.0, hurried_share=0.0, open_share=0.0, gossip_share=0.0
+        )
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
         if mutant.focus and not results.failing:

@@ -42,6 +42,8 @@ class Scenario:
     turn_share: float = 0.1  # go on with an earlier conversation
     crowded_share: float = 0.15  # of the workers: their Announce does not name the model
     all_crowded_share: float = 0.04  # of the seeds: no Announce does
+    open_share: float = 0.15  # of the seeds are open networks: nobody vouches for a key
+    ageing_ms: int = 2_000  # a fifth of the live one: a seed lasts for half a minute, not for many
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds
@@ -83,6 +85,8 @@ _HOSTILE = frozenset(
         FaultKind.CLAIM,
         FaultKind.COPY,
         FaultKind.DOUBLE,
+        FaultKind.GREEDY,
+        FaultKind.CROWD,
     }
 )
 
