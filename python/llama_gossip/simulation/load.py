@@ -34,13 +34,14 @@ def draw(rng: random.Random, scenario: Scenario, *, start_ms: int, late_ms: int)
     late = round(scenario.requests * scenario.late_share)
     asks: list[Ask] = []
     at_ms = float(start_ms)
-    for _ in range(scenario.requests - late):
+    early = min(scenario.early, scenario.requests - late)
+    for _ in range(scenario.requests - late - early):
         at_ms += rng.expovariate(per_s / 1_000)
         asks.append(_ask(rng, scenario, round(at_ms), calm=False))
     end_ms = round(at_ms)
     asks.extend(_ask(rng, scenario, end_ms + late_ms + 300 * n, calm=True) for n in range(late))
-    early = [_ask(rng, scenario, rng.randrange(start_ms), calm=False) for _ in range(scenario.early)]
-    return _conversations(rng, scenario, [*early, *asks]), end_ms
+    first = [_ask(rng, scenario, rng.randrange(start_ms), calm=False) for _ in range(early)]
+    return _conversations(rng, scenario, [*first, *asks]), end_ms
 
 
 def _conversations(rng: random.Random, scenario: Scenario, asks: list[Ask]) -> list[Ask]:
