@@ -52,6 +52,7 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "deadline": ("1.5", "2.5", 3, 3.0),
     "worker": ("a", "b", "c", "c"),
     "resume": ("exact", "text", "ids", "ids"),
+    "delivery": ("direct", "gossip", "auto", "auto"),
     "stats": ("1", "0", True, True),
     "max_concurrent": ("1", "2", 3, 3),
     "device": ("a", "b", "c", "c"),

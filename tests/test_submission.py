@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import ChatPrompt, IdsPrompt, RawPrompt
-from llama_gossip.submission import Sampling, prompt_of, resume_class, submission, worker_id
+from llama_gossip.submission import Sampling, delivery_of, prompt_of, resume_class, submission, worker_id
 
 
 def test_a_string_is_one_user_message() -> None:
@@ -131,3 +131,17 @@ def test_another_word_is_refused_by_name(word: str) -> None:
     with pytest.raises(UsageError) as caught:
         resume_class(word)
     assert "resume" in caught.value.message
+
+
+@pytest.mark.parametrize("word", ["auto", "direct", "gossip"])
+def test_how_an_answer_travels_is_one_of_three_words(word: str) -> None:
+    asked = submission(
+        RawPrompt("x"), Sampling(), model=None, priority=5, deadline_s=None, worker=None, delivery=word
+    )
+    assert asked.delivery == delivery_of(word) == word
+
+
+@pytest.mark.parametrize("word", ["", "Gossip", "quic"])
+def test_another_way_to_travel_is_refused_by_name(word: str) -> None:
+    with pytest.raises(UsageError, match="delivery"):
+        delivery_of(word)

@@ -55,7 +55,7 @@ class Answer:
     model_digest: str | None
     worker: str  # the node id that made the last token
     attempts: int
-    delivery: str  # direct
+    delivery: str  # direct | gossip: how the last worker's tokens came
     resume: str | None  # class of the weakest seam; None: there was none
     verified: bool  # the signed transcript of this answer holds, checked offline
     timings: Timings

@@ -106,6 +106,12 @@ class Config:
         "If the worker fails, go on elsewhere at least so exactly.",
         choices=("exact", "ids", "text"),
     )
+    delivery: str = _option(
+        "auto",
+        "text",
+        "How the answer travels; auto: direct where a connection can be made, sealed over gossip elsewhere.",
+        choices=("auto", "direct", "gossip"),
+    )
     stats: bool = _option(False, "switch", "Print tokens, times and the worker at the end.")
 
     max_concurrent: int = _option(8, "integer", "Requests answered at once.", minimum=1, maximum=1024)

@@ -173,7 +173,7 @@ class Conversation:
             model_digest=finished.model_digest.hex() if finished.model_digest else None,
             worker=finished.worker.hex(),
             attempts=finished.attempt,
-            delivery="direct",
+            delivery=str(finished.delivery),
             resume=None if self._weakest is None else self._weakest.word,
             verified=verified,
             timings=Timings(

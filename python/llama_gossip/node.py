@@ -128,7 +128,7 @@ class InferenceNode:
                 net_id=net_id(home.secret),
                 boot=next_boot(key, now().wall_ms),
                 node_name=key.name,
-                rng=random.SystemRandom(),
+                rng=random.SystemRandom(),  # keys are drawn of it too
                 allowlist=None if allow is None else frozenset(allow),
                 version=__version__,
                 features=() if role is None else (f"role/{role}",),
@@ -214,6 +214,7 @@ class InferenceNode:
         deadline_s: float | None = None,
         worker: str | bytes | None = None,
         resume: str = DEFAULT_RESUME,
+        delivery: str = "auto",
     ) -> Generation:
         """Asks the network; the tokens come by `async for`, and leaving the loop cancels the request.
 
@@ -221,6 +222,7 @@ class InferenceNode:
         of {"role", "content"} a conversation, a list of ints token ids. model None: any that is offered.
         seed None: drawn. deadline_s: seconds for the whole answer. worker: node id, only that one.
         resume: the least that a continuation by another worker may be: exact, ids (same weights) or text.
+        delivery: auto (a direct stream; sealed over gossip where none can be had), direct or gossip.
         Raises UsageError at once; the rest comes out of the iteration (see Generation).
         """
         sampling = Sampling(
@@ -244,6 +246,7 @@ class InferenceNode:
             deadline_s=deadline_s,
             worker=worker,
             resume=resume,
+            delivery=delivery,
         )
         return self._submit(submit)
 

@@ -21,6 +21,7 @@ from llama_gossip.protocol.messages import (
     RequestId,
 )
 from llama_gossip.protocol.resumption import ResumeClass
+from llama_gossip.protocol.streams import Delivery
 
 MAX_SEED = 2**64 - 1  # u64 on the wire
 MAX_TEMPERATURE = 2.0
@@ -175,6 +176,13 @@ def resume_class(word: str) -> ResumeClass:
     return found
 
 
+def delivery_of(word: str) -> Delivery:
+    """Raises UsageError."""
+    if word not in tuple(Delivery):
+        raise _refuse("delivery", f"must be auto, direct or gossip, not {word!r}", "change delivery")
+    return Delivery(word)
+
+
 def submission(
     prompt: Prompt,
     sampling: Sampling,
@@ -184,6 +192,7 @@ def submission(
     deadline_s: float | None,
     worker: str | bytes | None,
     resume: str = DEFAULT_RESUME,
+    delivery: str = "auto",
 ) -> Submit:
     """One checked Submit with a fresh request id. Raises UsageError."""
     _whole("priority", priority, 0, MAX_PRIORITY)
@@ -200,4 +209,5 @@ def submission(
         deadline_ms=None if deadline_s is None else max(1, round(deadline_s * 1000)),
         worker=worker_id(worker),
         resume=resume_class(resume),
+        delivery=delivery_of(delivery),
     )

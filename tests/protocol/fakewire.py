@@ -114,6 +114,7 @@ class FakeNet:
         self.nodes: list[FakeNode] = []
         self.unreachable: set[NodeId] = set()  # dials to them time out
         self.refusing: set[NodeId] = set()  # dials to them fail at once
+        self.taps: list[bytes] = []  # all that was broadcast
         self.ends: dict[int, _End] = {}
         self._queue: list[tuple[int, int, Callable[[], object]]] = []
         self._serial = itertools.count()
@@ -250,6 +251,7 @@ class FakeNet:
             self.at(max(0, at - self.now_ms), lambda: node.feed(ev.Tick()) if node.wake_at == at else None)
 
     def _broadcast(self, node: FakeNode, data: bytes) -> None:
+        self.taps.append(data)
         for other in self.nodes:
             for _ in range(self.gossip_copies):
                 if other is not node and self.rng.random() >= self.gossip_loss:

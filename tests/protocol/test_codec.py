@@ -93,12 +93,6 @@ def test_a_payload_that_is_no_array_is_refused(payload: bytes) -> None:
     refused("leave", payload)
 
 
-def test_packets_are_not_decoded_before_gossip_delivery_exists() -> None:
-    with pytest.raises(ProtocolError) as caught:
-        decode_payload(Kind.PACKET, b"\x90")
-    assert caught.value.code == "kind"
-
-
 # --- widths --------------------------------------------------------------------------------------
 
 

@@ -130,7 +130,6 @@ BEFORE_SIGNATURE: list[tuple[str, bytes, DropReason]] = [
     ("trailing bytes", signed(leave(1)) + b"\0", DropReason.MALFORMED),
     ("another version", b"\x95\x02" + signed(leave(1))[2:], DropReason.VERSION),
     ("an unknown kind", b"\x95\x01\x0e" + signed(leave(1))[3:], DropReason.KIND),
-    ("a Packet, not spoken yet", b"\x95\x01\x0d" + signed(leave(1))[3:], DropReason.KIND),
     ("a bare Assign", signed(ENVELOPES["assign"]), DropReason.KIND),
     ("no head", with_payload(2, b"\x91\x01"), DropReason.MALFORMED),
     ("our own", signed(leave(1), OWN), DropReason.OWN),

@@ -160,4 +160,4 @@ def test_samples_are_over_after_120_s_and_newcomers_push_nobody_out() -> None:
 
 
 def test_every_kind_that_the_topic_carries_has_a_rate() -> None:
-    assert set(SIGNER_RATES) == {Kind.ANNOUNCE, Kind.LEAVE, Kind.REQUEST, Kind.CLAIM}
+    assert set(SIGNER_RATES) == {Kind.ANNOUNCE, Kind.LEAVE, Kind.REQUEST, Kind.CLAIM, Kind.PACKET}

@@ -26,6 +26,7 @@ from llama_gossip.protocol.messages import (
     ModelOffer,
     NodeState,
     NumericsClass,
+    Packet,
     Phase,
     Progress,
     PromptFacts,
@@ -35,6 +36,7 @@ from llama_gossip.protocol.messages import (
     Request,
     RequestId,
     Resume,
+    Seal,
     Token,
     TokenLogprob,
 )
@@ -168,6 +170,12 @@ ENVELOPES: dict[str, EnvelopeMessage] = {
         "smollm2-135m",
         None,
         "2024-02-29",
+    ),
+    "packet": Packet(
+        head(8), WORKER.node_id, REQUESTER.node_id, REQUEST_ID, 1, Seal(PREKEY[:8], DIGEST), bytes(range(16))
+    ),
+    "packet_public": Packet(
+        head(9), WORKER.node_id, REQUESTER.node_id, REQUEST_ID, 2**32 - 1, None, bytes(256)
     ),
 }
 

@@ -24,6 +24,7 @@ from llama_gossip.protocol.messages import (
     ModelOffer,
     NodeState,
     NumericsClass,
+    Packet,
     Phase,
     Progress,
     PromptFacts,
@@ -32,6 +33,7 @@ from llama_gossip.protocol.messages import (
     RejectReason,
     Request,
     Resume,
+    Seal,
     Token,
     TokenLogprob,
 )
@@ -175,5 +177,15 @@ frames = st.one_of(
     st.builds(Error, u64, short(256), text, st.booleans()),
     st.builds(Cancel, u64, text),
 )
-envelopes = st.one_of(announces, st.builds(Leave, heads, text), requests, claims, assigns)
+packets = st.builds(
+    Packet,
+    heads,
+    key,
+    key,
+    request_ids,
+    st.integers(1, MAX_U32),
+    st.none() | st.builds(Seal, st.binary(min_size=8, max_size=8), key),
+    st.binary(max_size=600),
+)
+envelopes = st.one_of(announces, st.builds(Leave, heads, text), requests, claims, assigns, packets)
 messages: st.SearchStrategy[Message] = envelopes | frames

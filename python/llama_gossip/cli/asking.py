@@ -33,6 +33,7 @@ def start(node: InferenceNode, config: Config, prompt: str, model: str | None) -
         deadline_s=config.deadline,
         worker=config.worker,
         resume=config.resume,
+        delivery=config.delivery,
     )
 
 

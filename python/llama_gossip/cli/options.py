@@ -16,7 +16,8 @@ COMMON = ("name", "join", "network", "reach", "key_file", "json", "quiet", "verb
 OUTPUT = ("json", "quiet", "verbose", "no_color")
 GENERATION = (
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos", "system", "raw",
-    "priority", "deadline", "worker", "resume", "stats",
+    "priority", "deadline", "worker", "resume", "delivery",
+    "stats",
 )  # fmt: skip
 SERVING = ("model", "max_concurrent", "device", "dtype")
 

@@ -16,6 +16,7 @@ from llama_gossip.protocol.messages import Error, Reject, RejectReason
 from llama_gossip.protocol.nobody import Why
 from llama_gossip.protocol.request import MAX_ATTEMPTS, MAX_STRIKES, Request, Seam
 from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.streams import Plane
 
 MAX_BOOT_CORRECTIONS = 2  # a request: a worker that restarts more often than that is not there
 # What a worker's Error code tells the user when it is the request's own fault.
@@ -42,6 +43,8 @@ def settle(
             request.barred[worker] = "policy"
             return
         case How.LOST | How.SILENT:
+            if attempt.plane is Plane.GOSSIP:
+                ledger.far(worker, 0)  # dialling is worth a try again
             ledger.out(worker, newest, now_ms)
             request.tired.add(worker)
         case How.FAULT:

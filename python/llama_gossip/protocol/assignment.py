@@ -6,11 +6,15 @@ an earlier attempt travel only to a worker that is bound to the same weights by 
 
 from __future__ import annotations
 
+from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.frames import encode_assign
+from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_GOSSIP_ITEM_BYTES, TOO_BIG_FOR_GOSSIP
 from llama_gossip.protocol.messages import Assign
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.streams import Plane
 
 
 def assign_of(desk: Desk, request: Request, candidate: Candidate, promised: ResumeClass | None) -> Assign:
@@ -36,6 +40,18 @@ def assign_of(desk: Desk, request: Request, candidate: Candidate, promised: Resu
         model_digest=model_digest,
         date=submit.date,
     )
+
+
+def encoded(desk: Desk, assign: Assign, plane: Plane) -> tuple[bytes, bytes]:
+    """(what to write first on the stream, ctx of the attempt). Raises ProtocolError, code oversize, malformed
+    or TOO_BIG_FOR_GOSSIP."""
+    data, context = encode_assign(assign, desk.signer, desk.net_id)
+    size = len(data) - LENGTH_PREFIX_BYTES
+    if plane is Plane.GOSSIP and size > MAX_GOSSIP_ITEM_BYTES:
+        message = f"a request of {size} bytes is too long for gossip (at most {MAX_GOSSIP_ITEM_BYTES})"
+        hint = "shorten the prompt, or allow a direct connection: --delivery auto"
+        raise ProtocolError(message, hint=hint, code=TOO_BIG_FOR_GOSSIP)
+    return data, context
 
 
 def extended_deadline(desk: Desk, request: Request, candidate: Candidate) -> int:

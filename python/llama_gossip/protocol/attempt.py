@@ -34,6 +34,7 @@ from llama_gossip.protocol.messages import (
 )
 from llama_gossip.protocol.resumption import Continuation, Maker, Prefix, ResumeClass
 from llama_gossip.protocol.selection import Candidate
+from llama_gossip.protocol.streams import plane_of
 from llama_gossip.protocol.transcript import TranscriptBook
 
 # What an attempt may bring beside its tokens: an hour of heartbeats is 0.8 MB. All of it is kept on record.
@@ -113,6 +114,7 @@ class Attempt:
         self.number = assign.attempt
         self.candidate = candidate  # what the choice stood on
         self.stream = stream
+        self.plane = plane_of(stream)
         self.accepted = False
         self.facts: PromptFacts | None = None
         self.received = 0  # tokens of this attempt
@@ -123,7 +125,7 @@ class Attempt:
         self.first_token_mono_ms: int | None = None
         self._desk = desk
         self._book = book
-        self._stall_ms = stall_ms
+        self._stall_ms = desk.timers.stall_of(self.plane, stall_ms)
         self._digest = prefix.digest.copy()
         self._continuation = continuation
         self._slow = False
@@ -132,7 +134,7 @@ class Attempt:
         self._splitter = ItemSplitter(MAX_FRAME_BYTES)
         self._writer = FrameWriter(context, desk.signer)
         self._reader = FrameReader(context, self.worker, desk.verify, WORKER_KINDS)
-        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes))
+        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes, self.plane))
 
     def _key(self, name: str) -> tuple[str, object, str]:
         return ("attempt", self.stream, name)

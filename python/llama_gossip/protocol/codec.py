@@ -40,6 +40,7 @@ from llama_gossip.protocol.messages import (
     Message,
     NodeState,
     NumericsClass,
+    Packet,
     Phase,
     Progress,
     Reject,
@@ -116,6 +117,8 @@ def _pack(message: Message) -> Fields:
             return _pack_claim(message)
         case Assign():
             return _pack_assign(message)
+        case Packet():
+            return g.pack_packet(message)
         case _:
             assert_never(message)
 
@@ -349,6 +352,7 @@ _READERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.REQUEST: _read_request,
     Kind.CLAIM: _read_claim,
     Kind.ASSIGN: _read_assign,
+    Kind.PACKET: g.read_packet,
     Kind.REJECT: _read_reject,
     Kind.PROGRESS: _read_progress,
     Kind.TOKEN: _read_token,
@@ -364,6 +368,7 @@ _KINDS: dict[type[Message], Kind] = {
     Request: Kind.REQUEST,
     Claim: Kind.CLAIM,
     Assign: Kind.ASSIGN,
+    Packet: Kind.PACKET,
     Reject: Kind.REJECT,
     Progress: Kind.PROGRESS,
     Token: Kind.TOKEN,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.dialler import Dialler
 from llama_gossip.protocol.effects import AbandonDial, ResetStream
@@ -17,7 +18,8 @@ from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.request import Request, Spare
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.states import RequestStep
-from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.streams import Plane, StreamCode
+from llama_gossip.protocol.tunnel import Tunnel
 
 NOT_ADMITTED = "does not admit this node"
 
@@ -29,6 +31,7 @@ class Connector:
         *,
         finder: Finder,
         ledger: Ledger,
+        tunnel: Tunnel,
         connected: Callable[[Request, Candidate, int], None],
         stuck: Callable[[Request], None],
     ) -> None:
@@ -36,6 +39,7 @@ class Connector:
         self._desk = desk
         self._finder = finder
         self._ledger = ledger
+        self._tunnel = tunnel
         self._connected = connected
         self._stuck = stuck
         self._dialler = Dialler(desk)
@@ -46,8 +50,21 @@ class Connector:
     def dial(self, request: Request, candidate: Candidate) -> None:
         request.step(RequestStep.DIAL)
         self._desk.agenda.cancel(request.key("retry"))
+        if candidate.plane is Plane.GOSSIP:
+            self._by_gossip(request, candidate)
+            return
         self._dialler.dial(request, candidate)
         self._desk.after(request.key("next_dial"), self._desk.timers.dial_next_ms)
+
+    def _by_gossip(self, request: Request, candidate: Candidate) -> None:
+        try:
+            stream = self._tunnel.open(candidate.node_id, candidate.prekey)
+        except ProtocolError as error:
+            request.note(candidate.node_id, 0, f"cannot be asked by gossip: {error.message}")
+            request.barred[candidate.node_id] = "fault"
+            self._stuck(request)
+            return
+        self._connected(request, candidate, stream)
 
     def dial_another(self, request: Request) -> None:
         """The first has not connected soon enough: the next candidate is dialled too."""
@@ -108,6 +125,7 @@ class Connector:
             self._desk.emit(ResetStream(stream, StreamCode.DONE))
             return
         request, candidate = taken
+        self._ledger.far(candidate.node_id, 0)
         self.stop(request)
         if request.attempt is None:
             self._connected(request, candidate, stream)
@@ -126,10 +144,18 @@ class Connector:
             request.barred[candidate.node_id] = "policy"
         else:
             request.note(candidate.node_id, 0, f"could not be reached: {reason}")
-            request.failed_before = True
-            request.tired.add(candidate.node_id)
-            self._ledger.out(candidate.node_id, self._finder.newest(candidate), self._desk.now.mono_ms)
+            self._unreachable(request, candidate)
         self._stuck(request)
+
+    def _unreachable(self, request: Request, candidate: Candidate) -> None:
+        """What cannot be dialled may still be asked by gossip; a worker that is gone answers neither way."""
+        now_ms = self._desk.now.mono_ms
+        if self._finder.may_go_by_gossip(request, candidate):
+            self._ledger.far(candidate.node_id, now_ms + self._desk.timers.far_ms)
+            return
+        request.failed_before = True
+        request.tired.add(candidate.node_id)
+        self._ledger.out(candidate.node_id, self._finder.newest(candidate), now_ms)
 
     def timed_out(self, dial: int) -> None:
         self._desk.emit(AbandonDial(dial))

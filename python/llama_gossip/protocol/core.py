@@ -10,7 +10,7 @@ concerns, then lets the timers that are due fire, and ends with at most one Wake
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from llama_gossip.protocol import events as ev
@@ -30,7 +30,8 @@ from llama_gossip.protocol.finder import Finder
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.membership import Membership
 from llama_gossip.protocol.messages import Claim, NodeId, NodeState, RequestId
-from llama_gossip.protocol.presence import NO_PREKEY, Presence, checked_name
+from llama_gossip.protocol.prekeys import Prekeys
+from llama_gossip.protocol.presence import Presence, checked_name
 from llama_gossip.protocol.receive import Receiver
 from llama_gossip.protocol.requester import Requester
 from llama_gossip.protocol.roster import Peer, PeerView, Roster
@@ -39,6 +40,7 @@ from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.protocol.transcript import TranscriptBook
+from llama_gossip.protocol.tunnel import StreamEvent, Tunnel
 from llama_gossip.protocol.worker import Worker
 
 __all__ = ["Core", "PeerView"]
@@ -58,12 +60,13 @@ class Core:
         allowlist: frozenset[NodeId] | None = None,
         features: tuple[str, ...] = (),
         version: str = "",
-        prekey: bytes = NO_PREKEY,
+        secret_bytes: Callable[[int], bytes] | None = None,
         policy: Policy | None = None,
     ) -> None:
         """boot: start time of this identity's process, ms, risen on disk before. features: what the Announce
         tells beside `role/…` and `v/…`; a `role/…` in it replaces the derived one. allowlist: the only nodes
-        that are heard, asked and served, None = every member."""
+        that are heard, asked and served, None = every member. secret_bytes: where keys come from;
+        None = `rng`, which must then be one that nobody can foresee."""
         policy = policy or Policy()
         timers = timers or Timers()
         self._desk = desk = Desk(
@@ -75,6 +78,7 @@ class Core:
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)
         self._worker = Worker(desk, policy=policy, allowlist=allowlist, known=self._roster.__contains__)
+        self._prekeys = Prekeys(desk, secret_bytes or rng.randbytes)
         self._presence = Presence(
             desk,
             roster=self._roster,
@@ -82,8 +86,11 @@ class Core:
             node_name=node_name,
             features=features,
             version=version,
-            prekey=prekey,
+            prekeys=self._prekeys,
             skew_ms=self._receiver.skew_ms,
+        )
+        self._tunnel = Tunnel(
+            desk, prekeys=self._prekeys, deliver=self._stream, unopened=self._presence.unopened
         )
         ledger = Ledger(timers=timers)
         solicitor = Solicitor(desk)
@@ -98,7 +105,14 @@ class Core:
             explore_share=0.0 if policy.open_network else EXPLORE_SHARE,
             allowlist=None if allowlist is None else allowlist | {desk.own_id},
         )
-        self._requester = Requester(desk, finder=finder, solicitor=solicitor, ledger=ledger, book=self._book)
+        self._requester = Requester(
+            desk,
+            finder=finder,
+            solicitor=solicitor,
+            ledger=ledger,
+            book=self._book,
+            tunnel=self._tunnel,
+        )
         self._membership = Membership(
             desk,
             receiver=self._receiver,
@@ -106,6 +120,7 @@ class Core:
             presence=self._presence,
             loaded=ledger.announced,
             changed=self._requester.roster_changed,
+            packet=self._tunnel.received,
             asked=self._claimer.asked,
             claimed=self._claimed,
             gone=solicitor.left,
@@ -124,6 +139,7 @@ class Core:
         self._dispatch(event)
         while (key := desk.agenda.pop_due(now.mono_ms)) is not None:
             self._fire(key)
+        self._tunnel.flush()
         self._presence.look_for_change()
         if self._drained is False and not len(self._worker.jobs):
             self._drained = True
@@ -211,15 +227,7 @@ class Core:
 
     # --- streams ---
 
-    def _stream(
-        self,
-        event: ev.StreamAccepted
-        | ev.StreamData
-        | ev.StreamFinished
-        | ev.StreamReset
-        | ev.StreamStopped
-        | ev.StreamLost,
-    ) -> None:
+    def _stream(self, event: StreamEvent) -> None:
         if isinstance(event, ev.StreamAccepted):
             if self._left:
                 self._desk.emit(ResetStream(event.stream, StreamCode.SHUTDOWN))
@@ -330,6 +338,10 @@ class Core:
                 self._worker.jobs.sweep()
             case "inbound", int():
                 self._worker.inbound_timer(which, name)
+            case "tunnel", int():
+                self._tunnel.timer(which, name)
+            case "prekeys", None:
+                self._prekeys.rotate()
             case "presence", None:
                 self._presence.announce()
             case "roster", None:

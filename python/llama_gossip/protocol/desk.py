@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
 
 from llama_gossip.protocol.agenda import Agenda, TimerKey
-from llama_gossip.protocol.effects import Effect
+from llama_gossip.protocol.effects import Effect, FinishStream, ResetStream, TrustStream, WriteStream
 from llama_gossip.protocol.envelope import Signer, Verifier
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.messages import Head, NodeId
+from llama_gossip.protocol.streams import is_virtual
 from llama_gossip.protocol.timers import Timers
+
+StreamEffect: TypeAlias = WriteStream | FinishStream | ResetStream | TrustStream
 
 
 class Desk:
@@ -37,6 +42,7 @@ class Desk:
         self.agenda = Agenda()
         self.counters: Counter[str] = Counter()
         self.now = Now(mono_ms=0, wall_ms=0)
+        self.tunnel: Callable[[StreamEffect], None] | None = None  # takes what is written to virtual streams
         self._effects: list[Effect] = []
         self._seq = 0
 
@@ -50,7 +56,11 @@ class Desk:
         return Head(boot=self.boot, seq=self._seq, ts=self.now.wall_ms)
 
     def emit(self, effect: Effect) -> None:
-        self._effects.append(effect)
+        if isinstance(effect, StreamEffect) and is_virtual(effect.stream):
+            assert self.tunnel is not None  # it has made the stream
+            self.tunnel(effect)
+        else:
+            self._effects.append(effect)
 
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []

@@ -15,6 +15,7 @@ from llama_gossip.protocol.messages import (
     TokenLogprob,
 )
 from llama_gossip.protocol.resumption import ResumeClass
+from llama_gossip.protocol.streams import Plane
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Accepted:
     request_id: RequestId
     worker: NodeId
     attempt: int
+    delivery: Plane = Plane.DIRECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class Finished:
     model: str
     model_digest: bytes | None
     text_digest: bytes
+    delivery: Plane = Plane.DIRECT  # of the last attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The signed envelope of kinds 1-5: who says what to which network (PROTOCOL section 2).
+"""The signed envelope of kinds 1-5 and 13: who says what to which network (PROTOCOL section 2).
 
     msgpack [ver=1, kind, from bin32, payload bin, sig bin64]
     signed: "llama-gossip/v1/envelope\\0" ‖ ver u8 ‖ kind u8 ‖ from ‖ tag ‖ payload
@@ -41,13 +41,14 @@ from llama_gossip.protocol.messages import (
     Head,
     Kind,
     NodeId,
+    Packet,
     Request,
 )
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.structure import malformed, pack
 
 _LABEL = b"llama-gossip/v1/envelope\0"
-_ENVELOPE_KINDS = frozenset({Kind.ANNOUNCE, Kind.LEAVE, Kind.REQUEST, Kind.CLAIM, Kind.ASSIGN})
+_ENVELOPE_KINDS = frozenset({Kind.ANNOUNCE, Kind.LEAVE, Kind.REQUEST, Kind.CLAIM, Kind.ASSIGN, Kind.PACKET})
 
 Verifier: TypeAlias = Callable[[NodeId, bytes, bytes], bool]  # (node_id, message, signature)
 
@@ -146,7 +147,7 @@ def envelope_cap(message: EnvelopeMessage) -> int:
     """The most bytes that the encoded envelope may have. A Request is public iff it carries its prompt."""
     if isinstance(message, Assign):
         return MAX_ASSIGN_BYTES
-    if isinstance(message, Request) and message.prompt is not None:
+    if isinstance(message, Packet) or (isinstance(message, Request) and message.prompt is not None):
         return MAX_TOPIC_BYTES
     return MAX_CONTROL_BYTES
 
@@ -224,6 +225,13 @@ def check_author(message: EnvelopeMessage, sender: NodeId) -> None:
         raise ProtocolError("a Request in the name of another node", code="author")
     if isinstance(message, Claim) and message.worker != sender:
         raise ProtocolError("a Claim in the name of another node", code="author")
+    if isinstance(message, Packet) and not _is_between(message, sender):
+        raise ProtocolError("a Packet of somebody who is no party to its attempt", code="author")
+
+
+def _is_between(packet: Packet, sender: NodeId) -> bool:
+    """A requester to a worker, or back."""
+    return packet.requester in (sender, packet.to) and sender != packet.to
 
 
 def read_head(payload: bytes) -> Head:

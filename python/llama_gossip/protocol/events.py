@@ -17,6 +17,7 @@ from llama_gossip.protocol.messages import (
     TokenLogprob,
 )
 from llama_gossip.protocol.resumption import ResumeClass
+from llama_gossip.protocol.streams import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class Submit:
     worker: NodeId | None = None  # only this one
     model_digest: bytes | None = None  # only this one
     resume: ResumeClass = ResumeClass.IDS  # the least that a continuation by another worker may be
+    delivery: Delivery = Delivery.AUTO
 
 
 @dataclass(frozen=True, slots=True)

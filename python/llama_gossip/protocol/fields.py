@@ -105,6 +105,12 @@ def binary(size: int, value: object) -> bytes:
     return value
 
 
+def any_binary(value: object) -> bytes:
+    if type(value) is not bytes:
+        raise malformed("expected bytes")
+    return value
+
+
 def key(value: object) -> bytes:
     return binary(KEY_BYTES, value)
 

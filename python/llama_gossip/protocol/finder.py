@@ -8,7 +8,8 @@ known to be complete.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 from llama_gossip.protocol.bids import add_bids
 from llama_gossip.protocol.call import Bid
@@ -19,6 +20,7 @@ from llama_gossip.protocol.nobody import Why, why_late, why_nobody, why_refused
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.selection import Candidate, Chooser, Survey, is_out, survey
+from llama_gossip.protocol.streams import Delivery, Plane
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Finder:
 
     def find(self, request: Request) -> Candidate | Hold:
         found = self._survey(request)
-        return self._choose(request, found) or self._hold(request, found)
+        return self._choose(request, found) or self._by_gossip(request, found) or self._hold(request, found)
 
     def another(self, request: Request) -> Candidate | None:
         """One to dial beside those that are being dialled."""
@@ -81,7 +83,8 @@ class Finder:
         """Among those that have not failed it yet, then among the others."""
 
         def barred(worker: NodeId) -> bool:
-            return worker in request.barred or request.dialling(worker) or worker == busy
+            taken = worker in request.barred or request.dialling(worker) or worker == busy
+            return taken or not self._may_dial(request, worker)
 
         def barred_or_tired(worker: NodeId) -> bool:
             return barred(worker) or worker in request.tired
@@ -89,6 +92,49 @@ class Finder:
         want, now = request.want(), self._desk.now
         rested = self._chooser.choose(found.fit, want, barred=barred_or_tired, now=now)
         return rested or self._chooser.choose(found.fit, want, barred=barred, now=now)
+
+    # --- by gossip ---
+
+    def may_go_by_gossip(self, request: Request, candidate: Candidate) -> bool:
+        """Whether there is this way to it, as long as its Announces are fresh."""
+        if request.submit.delivery is Delivery.DIRECT or request.too_big:
+            return False
+        return any(candidate.prekey) and candidate.node_id != self._desk.own_id
+
+    def _may_dial(self, request: Request, worker: NodeId) -> bool:
+        match request.submit.delivery:
+            case Delivery.DIRECT:
+                return True
+            case Delivery.GOSSIP:
+                return False
+            case Delivery.AUTO:
+                return request.too_big or not self._ledger.is_far(worker, self._desk.now.mono_ms)
+            case _:
+                assert_never(request.submit.delivery)
+
+    def _by_gossip(self, request: Request, found: Survey) -> Candidate | None:
+        """Among those that cannot be dialled, and only while nobody else is being dialled."""
+        since_ms = self._desk.now.mono_ms - self._desk.timers.gossip_fresh_ms
+        near = [
+            c
+            for c in found.fit
+            if c.received_mono_ms > since_ms
+            and self.may_go_by_gossip(request, c)
+            and not self._may_dial(request, c.node_id)
+        ]
+
+        def barred(worker: NodeId) -> bool:
+            return worker in request.barred
+
+        def barred_or_tired(worker: NodeId) -> bool:
+            return barred(worker) or worker in request.tired
+
+        want, now = request.want(), self._desk.now
+        rested = self._chooser.choose(near, want, barred=barred_or_tired, now=now)
+        chosen = rested or self._chooser.choose(near, want, barred=barred, now=now)
+        return None if chosen is None else replace(chosen, plane=Plane.GOSSIP)
+
+    # --- nobody now ---
 
     def _hold(self, request: Request, found: Survey) -> Hold:
         grace = self._patience_mono_ms(request)
@@ -114,7 +160,12 @@ class Finder:
     def _hold_end(self, request: Request, candidate: Candidate, grace: int) -> int:
         record = self._ledger.peek(candidate.node_id)
         if not is_out(record, candidate):
-            return record.held_until_ms
+            if self._may_dial(request, candidate.node_id):
+                return record.held_until_ms
+            if not self.may_go_by_gossip(request, candidate):
+                return record.far_until_ms
+            unheard_ms = candidate.received_mono_ms + self._desk.timers.announce_ttl_ms
+            return max(record.held_until_ms, unheard_ms)  # its next Announce makes it fresh
         request.failed_before = True  # for another request perhaps, but it is why this one waits
         return max(grace, record.out_at_ms + self._desk.timers.out_patience_ms)
 

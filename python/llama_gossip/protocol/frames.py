@@ -79,6 +79,14 @@ def open_assign(item: bytes, net_id: bytes, verify: Verifier) -> tuple[Assign, N
     return cast(Assign, decode_envelope(raw)), raw.sender, assign_context(signed), tag
 
 
+def context_of(item: bytes, net_id: bytes) -> tuple[Assign, bytes]:
+    """(the Assign, ctx) of an item that this node has signed itself: nothing is verified."""
+    raw = split_envelope(item, MAX_ASSIGN_BYTES)
+    tag = envelope_tag(raw.kind, raw.sender, raw.payload, net_id)
+    context = assign_context(signed_bytes_of_tag(raw.kind, raw.sender, raw.payload, tag))
+    return cast(Assign, decode_envelope(raw)), context
+
+
 # --- items out of a byte stream ------------------------------------------------------------------
 
 
@@ -194,14 +202,8 @@ class FrameReader:
         Raises only ProtocolError, code oversize | malformed | kind | order | signature."""
         if len(item) > MAX_FRAME_BYTES:
             raise ProtocolError(f"a frame of {len(item)} bytes", code="oversize")
-        outer = OuterArray(item, elements=3)
-        kind, payload, signature = outer.uint8(), outer.binary(), outer.binary()
-        outer.end()
-        if len(signature) != SIGNATURE_BYTES:
-            raise malformed("a signature of the wrong size")
+        kind, payload, signature = _split_frame(item, self._allowed)
         known = kind <= max(Kind)
-        if known and kind not in self._allowed:
-            raise ProtocolError(f"a frame of kind {kind} in this direction", code="kind")
         if self.ended and kind != Kind.ACK:
             raise ProtocolError("a frame after the last one", code="order")
         if not self._verify(
@@ -230,6 +232,31 @@ class FrameReader:
 
     def _wrong_n(self, n: int) -> ProtocolError:
         return ProtocolError(f"frame {n} where {self.next_n} was due", code="order")
+
+
+def open_loose(
+    item: bytes, context: bytes, peer: NodeId, verify: Verifier, allowed: frozenset[Kind]
+) -> tuple[int, Ack | None]:
+    """(n, the Ack if it is one) of a frame that comes without the order of a stream. What else is in it is
+    the stream's reader's to judge. Raises only ProtocolError, code malformed | kind | signature."""
+    kind, payload, signature = _split_frame(item, allowed)
+    if not verify(peer, frame_signed_bytes(context, peer, kind, payload), signature):
+        raise _bad_signature("frame")
+    if kind == Kind.ACK:
+        ack = cast(Ack, decode_payload(Kind.ACK, payload))
+        return ack.n, ack
+    return OuterArray(payload, shortest=False, least=1, most=MAX_ARRAY).uint(), None
+
+
+def _split_frame(item: bytes, allowed: frozenset[Kind]) -> tuple[int, bytes, bytes]:
+    outer = OuterArray(item, elements=3)
+    kind, payload, signature = outer.uint8(), outer.binary(), outer.binary()
+    outer.end()
+    if len(signature) != SIGNATURE_BYTES:
+        raise malformed("a signature of the wrong size")
+    if kind <= max(Kind) and kind not in allowed:
+        raise ProtocolError(f"a frame of kind {kind} in this direction", code="kind")
+    return kind, payload, signature
 
 
 def _read_n(payload: bytes) -> int:

@@ -18,6 +18,7 @@ from llama_gossip.protocol.limits import (
     MAX_NAME_BYTES,
     MAX_STOP_STRINGS,
     MAX_TOKEN_IDS,
+    SEAL_ID_BYTES,
 )
 from llama_gossip.protocol.messages import (
     Capacity,
@@ -27,10 +28,12 @@ from llama_gossip.protocol.messages import (
     IdsPrompt,
     ModelOffer,
     NumericsClass,
+    Packet,
     Prompt,
     PromptFacts,
     RawPrompt,
     Resume,
+    Seal,
     TokenLogprob,
 )
 from llama_gossip.protocol.structure import malformed
@@ -247,3 +250,36 @@ def read_logprob(value: object) -> TokenLogprob:
 def _read_alternative(value: object) -> tuple[str, float]:
     g = f.group(value, 2)
     return f.text(g[0]), f.f64(g[1])
+
+
+# --- gossip delivery -------------------------------------------------------------------------------
+
+
+def pack_packet(message: Packet) -> Fields:
+    return (
+        *pack_head(message.head),
+        message.to,
+        message.requester,
+        message.request_id,
+        message.attempt,
+        None if message.seal is None else (message.seal.prekey_id, message.seal.epk),
+        message.body,
+    )
+
+
+def read_packet(payload: Fields) -> Packet:
+    p = f.group(payload, 9)
+    return Packet(
+        head=read_head(p),
+        to=f.node_id(p[3]),
+        requester=f.node_id(p[4]),
+        request_id=f.request_id(p[5]),
+        attempt=f.attempt(p[6]),
+        seal=f.optional(read_seal, p[7]),
+        body=f.any_binary(p[8]),
+    )
+
+
+def read_seal(value: object) -> Seal:
+    fields = f.group(value, 2)
+    return Seal(prekey_id=f.binary(SEAL_ID_BYTES, fields[0]), epk=f.key(fields[1]))

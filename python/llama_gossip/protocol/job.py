@@ -29,6 +29,7 @@ from llama_gossip.protocol.messages import (
     RequestId,
 )
 from llama_gossip.protocol.states import JOB_MOVES, JobState, JobStep, move
+from llama_gossip.protocol.streams import plane_of
 
 
 class Job:
@@ -39,6 +40,7 @@ class Job:
         self.assign = assign
         self.requester = requester
         self.stream = stream
+        self.plane = plane_of(stream)
         self.state = JobState.QUEUED
         self.ending = ""  # why it ended, for the log and the counters
         self.accepted_mono_ms = desk.now.mono_ms
@@ -112,12 +114,12 @@ class Job:
         return True
 
     def _flush_when_due(self) -> None:
-        timers, now_ms = self._desk.timers, self._desk.now.mono_ms
+        coalesce_ms, now_ms = self._desk.timers.coalesce_of(self.plane), self._desk.now.mono_ms
         last = self._flushed_mono_ms
-        if last is None or now_ms - last >= timers.coalesce_ms:
+        if last is None or now_ms - last >= coalesce_ms:
             self.flush()
         elif len(self._batch):
-            self._desk.agenda.set(self.key("flush"), last + timers.coalesce_ms)
+            self._desk.agenda.set(self.key("flush"), last + coalesce_ms)
 
     def flush(self) -> None:
         for token in self._batch.take():
@@ -167,7 +169,7 @@ class Job:
         return ("job", self.number, name)
 
     def beat(self) -> None:
-        self._desk.after(self.key("beat"), self._desk.timers.heartbeat_ms)
+        self._desk.after(self.key("beat"), self._desk.timers.heartbeat_of(self.plane))
 
     def stop_timers(self) -> None:
         for name in ("beat", "flush", "deadline", "closing"):

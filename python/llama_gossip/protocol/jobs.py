@@ -26,7 +26,7 @@ from llama_gossip.protocol.jobqueue import JobQueue
 from llama_gossip.protocol.messages import Assign, Capacity, NodeId
 from llama_gossip.protocol.pace import Pace
 from llama_gossip.protocol.states import JobState, JobStep
-from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.streams import Plane, StreamCode
 
 _SWEEP: TimerKey = ("jobs", None, "sweep")
 _ENGINE_STATES = (JobState.PREFILL, JobState.DECODE)
@@ -122,8 +122,8 @@ class Jobs:
         desk.after(job.key("deadline"), self._time_limit_ms(job))
         job.beat()
         self._start_waiting()
-        if job.state is JobState.QUEUED:
-            self._tell(job)
+        if job.state is JobState.QUEUED or job.plane is Plane.GOSSIP:
+            self._tell(job)  # a heartbeat of two seconds would be too late a yes
         return job
 
     def _start_waiting(self) -> None:

@@ -27,6 +27,7 @@ class Record:
     held_until_ms: int = 0  # its own retry_after
     out_since: tuple[int, int] | None = None  # (boot, seq) of the Announce that no longer counts
     out_at_ms: int = 0
+    far_until_ms: int = 0  # it could not be dialled; what can goes by gossip meanwhile
 
 
 class Ledger:
@@ -83,6 +84,12 @@ class Ledger:
         record = self.record(worker)
         record.out_since = order
         record.out_at_ms = now_mono_ms
+
+    def far(self, worker: NodeId, until_mono_ms: int) -> None:
+        self.record(worker).far_until_ms = until_mono_ms
+
+    def is_far(self, worker: NodeId, now_mono_ms: int) -> bool:
+        return self.peek(worker).far_until_ms > now_mono_ms
 
     def fault(self, worker: NodeId, now_mono_ms: int, *, least_ms: int = 0) -> None:
         """A fault of its own (wrong bytes, wrong digest): cooldown 15 s x 2^n, at most 5 min."""

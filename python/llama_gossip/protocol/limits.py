@@ -28,6 +28,18 @@ MAX_ASSIGN_BYTES = 1024 * 1024 + 4096  # 1 MiB of prompt, and the rest of the As
 LENGTH_PREFIX_BYTES = 4  # u32 big-endian in front of every item of a stream
 ENVELOPE_OVERHEAD_BYTES = 106  # all but the payload, whose header has 3 bytes from 256 B to 64 KiB
 
+# --- gossip delivery -----------------------------------------------------------------------------------
+
+SEAL_ID_BYTES = 8  # enough of a prekey to tell a worker's few apart
+PAD_BYTES = 256  # a body's length tells no more than its rounded size
+MAX_BODY_BYTES = 59_648  # before sealing: the largest multiple of PAD_BYTES that a Packet of 60 000 B carries
+MAX_GOSSIP_ITEM_BYTES = 59_640  # an item's length prefix and the zero length that ends a body come on top
+TOO_BIG_FOR_GOSSIP = "too_big_for_gossip"  # the code of an Assign over it
+MAX_CHANNELS = 1_024  # attempts over gossip that a node takes part in, those that ended lately included
+MAX_CHANNELS_PER_PEER = 128  # that one requester may make a node hold: its running and queued jobs, twice
+MAX_AHEAD_ITEMS = 256  # frames kept that came before an earlier one
+MAX_AHEAD_BYTES = 262_144
+
 # --- structure: what msgpack may look like before anything is built from it --------------------------
 
 HEAD_BYTES = 32  # array header (5) and boot, seq, ts at their widest (3 x 9): read before the signature
@@ -69,4 +81,5 @@ GOSSIP_CAPS: dict[Kind, int] = {
     Kind.LEAVE: MAX_CONTROL_BYTES,
     Kind.REQUEST: MAX_TOPIC_BYTES,  # MAX_CONTROL_BYTES unless it is public, known only after decoding
     Kind.CLAIM: MAX_CONTROL_BYTES,
+    Kind.PACKET: MAX_TOPIC_BYTES,
 }

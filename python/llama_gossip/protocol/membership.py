@@ -21,6 +21,7 @@ from llama_gossip.protocol.messages import (
     Leave,
     NodeId,
     NodeState,
+    Packet,
     Request,
 )
 from llama_gossip.protocol.presence import Presence
@@ -41,6 +42,7 @@ class Membership:
         presence: Presence,
         loaded: Callable[[NodeId, int], None],
         changed: Callable[[], None],
+        packet: Callable[[NodeId, Packet], None],
         asked: Callable[[Request], None],
         claimed: Callable[[NodeId, Claim], None],
         gone: Callable[[NodeId, tuple[int, int]], None],
@@ -50,6 +52,7 @@ class Membership:
         self._roster = roster
         self._presence = presence
         self._loaded = loaded  # told how many jobs a peer has
+        self._packet = packet
         self._changed = changed  # told when a request that waits might find a worker now
         self._asked = asked
         self._claimed = claimed
@@ -74,6 +77,8 @@ class Membership:
                 self._asked(message)
             case Claim():
                 self._claimed(sender, message)
+            case Packet():
+                self._packet(sender, message)
             case Assign():
                 self._desk.count("messages_without_use")  # it belongs on a stream
             case _:

@@ -29,7 +29,7 @@ class Kind(IntEnum):
     COMPLETE = 10
     ERROR = 11
     CANCEL = 12
-    PACKET = 13  # reserved: gossip delivery
+    PACKET = 13
 
 
 class NumericsClass(IntEnum):
@@ -231,6 +231,27 @@ class Assign:
     date: str  # "YYYY-MM-DD"
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Which two keys a Packet is sealed with."""
+
+    prekey_id: bytes  # the first 8 bytes of the worker's prekey
+    epk: bytes  # X25519, the requester's, of this attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """Items of one attempt that travel over the topic: gossip delivery."""
+
+    head: Head
+    to: NodeId
+    requester: NodeId
+    request_id: RequestId
+    attempt: int
+    seal: Seal | None  # None: everybody may read the body
+    body: bytes
+
+
 # --- frames: kinds 6-12; n is their number in their direction of the attempt ---------------------
 
 
@@ -311,6 +332,6 @@ class Cancel:
     reason: str
 
 
-EnvelopeMessage: TypeAlias = Announce | Leave | Request | Claim | Assign
+EnvelopeMessage: TypeAlias = Announce | Leave | Request | Claim | Assign | Packet
 Frame: TypeAlias = Reject | Progress | Token | Ack | Complete | Error | Cancel
 Message: TypeAlias = EnvelopeMessage | Frame

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol.limits import TOO_BIG_FOR_GOSSIP
 from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.request import MAX_TRAIL, Request
 from llama_gossip.protocol.selection import Survey, Unfit
@@ -62,6 +64,12 @@ def why_refused(request: Request) -> Why:
     if request.failed_before:
         return Why("peer_failed", "every worker that could serve it has failed", _TRY_AGAIN, trail)
     return Why("no_workers", "every worker has refused the request", "ask the owners of the workers", trail)
+
+
+def why_unsendable(request: Request, error: ProtocolError) -> Why:
+    """No Assign can be made of it."""
+    code = "too_long" if error.code in ("oversize", TOO_BIG_FOR_GOSSIP) else "bad_request"
+    return Why(code, error.message, error.hint, tuple(request.trail))
 
 
 def _too_long(request: Request, peers: str, trail: tuple[tuple[NodeId, int, str], ...]) -> Why:

@@ -20,15 +20,14 @@ from llama_gossip.protocol.health import Health
 from llama_gossip.protocol.jobs import Jobs
 from llama_gossip.protocol.limits import (
     HEARD_ID_BYTES,
-    KEY_BYTES,
     MAX_ERROR_BYTES,
     MAX_HEARD,
     MAX_NAME_BYTES,
 )
 from llama_gossip.protocol.messages import Announce, Capacity, Head, Leave, NodeState
+from llama_gossip.protocol.prekeys import Prekeys
 from llama_gossip.protocol.roster import Peer, Roster
 
-NO_PREKEY = bytes(KEY_BYTES)  # the zero point: nobody can seal to it, so no delivery over gossip is offered
 NO_CAPACITY = Capacity("", "", (), 0, 0, 0, 0, 0.0, 0)
 _PERIODIC: TimerKey = ("presence", None, "periodic")
 _GREET: TimerKey = ("presence", None, "greet")
@@ -53,7 +52,7 @@ class Presence:
         node_name: str,
         features: tuple[str, ...],
         version: str,
-        prekey: bytes,
+        prekeys: Prekeys,
         skew_ms: Callable[[], int],
     ) -> None:
         self._desk = desk
@@ -62,7 +61,7 @@ class Presence:
         self._node_name = checked_name("node name", node_name)
         self._features = features
         self._version = version
-        self._prekey = prekey
+        self._prekeys = prekeys
         self._addresses: tuple[str, ...] = ()
         self._joined = False
         self._said: tuple[NodeState, int, Capacity | None] | None = None  # what the newest Announce told
@@ -74,6 +73,7 @@ class Presence:
     def joined(self, addresses: tuple[str, ...]) -> None:
         self._joined = True
         self._addresses = addresses
+        self._prekeys.begin()
         self.announce()
 
     def neighbor_up(self) -> None:
@@ -85,6 +85,10 @@ class Presence:
             timers = self._desk.timers
             jitter_ms = self._desk.rng.randint(0, timers.greet_jitter_ms)
             self._soon(_GREET, timers.greet_gap_ms, jitter_ms)
+
+    def unopened(self) -> None:
+        """Somebody seals to a key that this node does not have (any more)."""
+        self._soon(_GREET, self._desk.timers.unopened_gap_ms)
 
     def look_for_change(self) -> None:
         """Called after every event: has what we last said become wrong? What came and went is not told."""
@@ -130,6 +134,7 @@ class Presence:
         desk.emit(Broadcast(sign_envelope(leave, desk.signer, desk.net_id), urgent=True))
         self._joined = False
         self._said = None
+        self._prekeys.end()
         for key in (_PERIODIC, _GREET, _CHANGE):
             desk.agenda.cancel(key)
 
@@ -155,7 +160,7 @@ class Presence:
             capacity=self.capacity(),
             state=self.state(),
             features=self.features(),
-            prekey=self._prekey,
+            prekey=self._prekeys.announced,
             addresses=self._addresses,
             ttl_ms=timers.client_ttl_ms if self._is_client() else timers.announce_ttl_ms,
             heard=heard,

@@ -28,6 +28,7 @@ SIGNER_RATES: dict[Kind, Rate] = {
     Kind.LEAVE: Rate(1, 5),  # PROTOCOL gives none; presence like Announce, so the same
     Kind.REQUEST: Rate(2, 10),  # one for each model and round, rounds back off
     Kind.CLAIM: Rate(5, 50),  # a busy network asks many questions
+    Kind.PACKET: Rate(50, 100),  # all that a node may say at all; each attempt has its own: tunnel.py
 }
 
 # Of all newcomers of an open network together, by kind: a crowd of minted keys is worth no more than this.

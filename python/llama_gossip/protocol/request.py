@@ -70,6 +70,7 @@ class Request:
     tired: set[NodeId] = field(default_factory=set)  # failed once: others are tried first
     trail: list[tuple[NodeId, int, str]] = field(default_factory=list)
     boot_corrections: int = 0
+    too_big: bool = False  # for a Packet
     failed_before: bool = False  # some worker broke, as opposed to refused
     call: int | None = None  # the topic is asked for it
     asking_since_ms: int | None = None

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
 from llama_gossip.protocol import aftermath
-from llama_gossip.protocol.assignment import assign_of, extended_deadline
+from llama_gossip.protocol.assignment import assign_of, encoded, extended_deadline
 from llama_gossip.protocol.attempt import Attempt, Awake, Completed, Ended, Got, How, News, Slow, Taken
 from llama_gossip.protocol.connector import NOT_ADMITTED, Connector
 from llama_gossip.protocol.desk import Desk
@@ -29,21 +29,29 @@ from llama_gossip.protocol.effects import (
 )
 from llama_gossip.protocol.events import CancelRequest, Submit
 from llama_gossip.protocol.finder import Finder, Hold
-from llama_gossip.protocol.frames import encode_assign
 from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.limits import TOO_BIG_FOR_GOSSIP
 from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, Token
-from llama_gossip.protocol.nobody import Why
+from llama_gossip.protocol.nobody import Why, why_unsendable
 from llama_gossip.protocol.request import Request, known_tokens
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.states import RequestStep
-from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.streams import Delivery, Plane, StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
+from llama_gossip.protocol.tunnel import Tunnel
 
 
 class Requester:
     def __init__(
-        self, desk: Desk, *, finder: Finder, solicitor: Solicitor, ledger: Ledger, book: TranscriptBook
+        self,
+        desk: Desk,
+        *,
+        finder: Finder,
+        solicitor: Solicitor,
+        ledger: Ledger,
+        book: TranscriptBook,
+        tunnel: Tunnel,
     ) -> None:
         self._desk = desk
         self._solicitor = solicitor
@@ -53,7 +61,7 @@ class Requester:
         self._requests: dict[RequestId, Request] = {}
         self._by_stream: dict[int, Request] = {}
         self.connector = Connector(
-            desk, finder=finder, ledger=ledger, connected=self._assign, stuck=self._next
+            desk, finder=finder, ledger=ledger, tunnel=tunnel, connected=self._assign, stuck=self._next
         )
 
     def __len__(self) -> int:
@@ -138,11 +146,9 @@ class Requester:
         want = request.want()
         assign = assign_of(self._desk, request, candidate, want.promised(candidate.offer))
         try:
-            data, context = encode_assign(assign, self._desk.signer, self._desk.net_id)
+            data, context = encoded(self._desk, assign, candidate.plane)
         except ProtocolError as error:
-            self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
-            code = "too_long" if error.code == "oversize" else "bad_request"
-            self._end(request, Why(code, error.message, error.hint, tuple(request.trail)))
+            self._unsendable(request, stream, error)
             return
         self._book.add_assign(request.request_id, data)
         self._desk.emit(WriteStream(stream, data))
@@ -161,6 +167,14 @@ class Requester:
             prefix=request.prefix,
             continuation=want.continuation,
         )
+
+    def _unsendable(self, request: Request, stream: int, error: ProtocolError) -> None:
+        self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
+        request.too_big = request.too_big or error.code == TOO_BIG_FOR_GOSSIP
+        if error.code == TOO_BIG_FOR_GOSSIP and request.submit.delivery is Delivery.AUTO:
+            self._next(request)  # whoever can be dialled is still there
+        else:
+            self._end(request, why_unsendable(request, error))
 
     # --- what the stream brings ---
 
@@ -202,7 +216,7 @@ class Requester:
             case Taken():
                 request.step(RequestStep.ACCEPT)
                 request.accepted += 1
-                self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number))
+                self._desk.emit(Accepted(request.request_id, attempt.worker, attempt.number, attempt.plane))
             case Got(token):
                 self._release(request, attempt, token)
             case Slow():
@@ -281,6 +295,7 @@ class Requester:
                 model=attempt.assign.model,
                 model_digest=complete.model_digest,
                 text_digest=complete.text_digest,
+                delivery=attempt.plane,
             )
         )
 
@@ -309,9 +324,9 @@ class Requester:
         match ended.how:
             case How.REJECTED | How.ERROR:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
-            case How.FAULT | How.DIGEST:
+            case How.FAULT | How.DIGEST if attempt.plane is Plane.DIRECT:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
-            case How.SILENT | How.SHORT | How.UNEQUAL:
+            case How.SILENT | How.SHORT | How.UNEQUAL | How.FAULT | How.DIGEST:  # a Packet brings no reset
                 self._cancel_live(attempt, ended.reason)
             case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))

@@ -17,6 +17,7 @@ from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
 from llama_gossip.protocol.resumption import Continuation, ResumeClass
 from llama_gossip.protocol.roster import Peer
+from llama_gossip.protocol.streams import Plane
 from llama_gossip.protocol.timers import Timers
 
 EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a second chance
@@ -65,6 +66,7 @@ class Candidate:
     capacity: Capacity
     prekey: bytes
     est_ttft_ms: int | None = None  # by its Claim; None: it stands on an Announce
+    plane: Plane = Plane.DIRECT  # on which it is asked
 
 
 @dataclass(slots=True)

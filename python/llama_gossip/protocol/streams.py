@@ -1,8 +1,14 @@
-"""Stream codes: why one side abandons a stream (PROTOCOL section 5)."""
+"""Streams: why one side abandons one (PROTOCOL section 5), and which plane it runs on.
+
+The law: a stream whose bytes travel over the topic has an id of the core's own, far below any that a driver
+gives, so the machines need not be told apart: they see the same events on both planes.
+"""
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+
+_FIRST_VIRTUAL = -(1 << 62)  # drivers count up from 1, and down from -1 for streams within the process
 
 
 class StreamCode(IntEnum):
@@ -17,3 +23,31 @@ class StreamCode(IntEnum):
     def name_of(code: int) -> str:
         """Codes of later versions have no name."""
         return StreamCode(code).name.lower() if 0 <= code <= StreamCode.SHUTDOWN else f"code {code}"
+
+
+class Plane(StrEnum):
+    """How the frames of one attempt travel."""
+
+    DIRECT = "direct"  # a QUIC stream
+    GOSSIP = "gossip"  # Packets on the topic
+
+
+class Delivery(StrEnum):
+    """Which planes a request may use."""
+
+    AUTO = "auto"  # direct where a connection can be made
+    DIRECT = "direct"
+    GOSSIP = "gossip"
+
+
+def virtual_stream(number: int) -> int:
+    """number: 0, 1, 2 …"""
+    return _FIRST_VIRTUAL - number
+
+
+def is_virtual(stream: int) -> bool:
+    return stream <= _FIRST_VIRTUAL
+
+
+def plane_of(stream: int) -> Plane:
+    return Plane.GOSSIP if is_virtual(stream) else Plane.DIRECT

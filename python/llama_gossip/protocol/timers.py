@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llama_gossip.protocol.streams import Plane
+
 
 @dataclass(frozen=True, slots=True)
 class Timers:
@@ -21,6 +23,23 @@ class Timers:
     no_token_ms: int = 30_000  # between two tokens, whatever the heartbeat says
     estimate_factor: int = 3
     closing_ms: int = 2_000  # after the last frame: the other side's clean end, else the stream is reset
+    # --- an attempt over gossip: the same, for messages that may be lost on a way of several hops ---
+    gossip_heartbeat_ms: int = 2_000  # every message is everybody's load
+    gossip_stall_ms: int = 12_000  # three repairs at their slowest
+    gossip_accept_ms: int = 4_000  # 2 s, twice
+    gossip_coalesce_ms: int = 200
+    packet_gap_ms: int = 125  # of one attempt: 8 a second, below the 10 that a receiver takes
+    rto_ms: int = 1_000  # times two for each repair in vain
+    rto_max_ms: int = 4_000
+    ack_gap_ms: int = 500  # at most two a second
+    ack_every_ms: int = 4_000  # at least so often: three of them may be lost within a lease
+    lease_ms: int = 15_000  # a worker computes so long for a requester that is not heard of
+    linger_ms: int = 30_000  # frames are kept so long after the end
+    unopened_gap_ms: int = 2_000  # between two announces for Packets that do not open
+    gossip_fresh_ms: int = 20_000  # towards an Announce older than this nobody sends
+    far_ms: int = 60_000  # a worker that could not be dialled is asked by gossip so long
+    prekey_ms: int = 3_600_000
+    prekey_kept_ms: int = 300_000  # the one before: longer than any Announce counts
     # --- choosing and dialling ---
     dial_ms: int = 4_000
     dial_next_ms: int = 500  # then the next candidate is dialled too
@@ -66,8 +85,19 @@ class Timers:
     rebuild_ms: int = 60_000  # after a rebuild of the outbound gossip: the evidence is a minute old,
     rebuild_max_ms: int = 600_000  # so a rebuild needs as long to show; each one in vain doubles it
 
-    def accept_timeout_ms(self, sent_bytes: int) -> int:
-        return self.accept_ms + sent_bytes * 1_000 // self.accept_bytes_per_s
+    def heartbeat_of(self, plane: Plane) -> int:
+        return self.gossip_heartbeat_ms if plane is Plane.GOSSIP else self.heartbeat_ms
+
+    def coalesce_of(self, plane: Plane) -> int:
+        return self.gossip_coalesce_ms if plane is Plane.GOSSIP else self.coalesce_ms
+
+    def stall_of(self, plane: Plane, stall_ms: int) -> int:
+        """stall_ms: of the request, which grows with its stalls."""
+        return max(stall_ms, self.gossip_stall_ms) if plane is Plane.GOSSIP else stall_ms
+
+    def accept_timeout_ms(self, sent_bytes: int, plane: Plane = Plane.DIRECT) -> int:
+        accept_ms = self.gossip_accept_ms if plane is Plane.GOSSIP else self.accept_ms
+        return accept_ms + sent_bytes * 1_000 // self.accept_bytes_per_s
 
     def first_token_timeout_ms(self, est_ms: int) -> int:
         return max(self.first_token_ms, self.estimate_factor * est_ms)

@@ -19,7 +19,7 @@ from llama_gossip.protocol.job import Job
 from llama_gossip.protocol.jobs import Jobs
 from llama_gossip.protocol.messages import Assign, Cancel, NodeId, Reject, RejectReason
 from llama_gossip.protocol.states import JobState
-from llama_gossip.protocol.streams import StreamCode
+from llama_gossip.protocol.streams import StreamCode, is_virtual
 
 
 class Worker:
@@ -138,7 +138,7 @@ class Worker:
             self._reset(inbound.stream, StreamCode.SUPERSEDED)
             return
         friend = is_friend(sender, self._desk.own_id, self._allowlist)
-        refusal = self._refusal(assign, sender, friend)
+        refusal = self._too_late(inbound, assign) or self._refusal(assign, sender, friend)
         if refusal is not None:
             self._reject(inbound, context, refusal)
             return
@@ -154,6 +154,13 @@ class Worker:
             raise ProtocolError("an Assign for another worker", code="worker")
         if self._allowlist is not None and sender not in self._allowlist and sender != self._desk.own_id:
             raise ProtocolError("an Assign of a node that is not on the allowlist", code="not_allowed")
+
+    def _too_late(self, inbound: Inbound, assign: Assign) -> Refusal | None:
+        """Only gossip can hold an Assign back for long; its requester may have turned to another by then."""
+        on_time = self._desk.now.wall_ms <= assign.accept_by
+        if on_time or not is_virtual(inbound.stream) or assign.worker_boot != self._desk.boot:
+            return None
+        return Refusal(RejectReason.LATE)
 
     def _refusal(self, assign: Assign, sender: NodeId, friend: bool) -> Refusal | None:
         jobs, full_retry_ms = self.jobs, self._desk.timers.full_retry_ms

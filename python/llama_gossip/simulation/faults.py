@@ -25,6 +25,7 @@ class FaultKind(StrEnum):
     ONE_WAY = "one_way"
     TWO_WAY = "two_way"
     CUT = "cut"  # one connection breaks
+    APART = "apart"  # some pairs can never connect
     UNREACHABLE = "unreachable"  # dials to a node fail
     CHUNKS = "chunks"  # stream data is cut anywhere
     # processes
@@ -46,6 +47,7 @@ class FaultKind(StrEnum):
     REENCODE = "reencode"
     FLOOD = "flood"
     CLAIM = "claim"
+    COPY = "copy"  # takes what others have sealed into Packets of its own
     DOUBLE = "double"  # a requester that assigns twice and never ends its side
 
 
@@ -56,6 +58,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.DUPLICATES,
         FaultKind.REORDER,
         FaultKind.CHUNKS,
+        FaultKind.APART,
         FaultKind.SKEW,
         FaultKind.ENGINE_FAILURE,
         FaultKind.LIAR,
@@ -64,6 +67,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.REENCODE,
         FaultKind.FLOOD,
         FaultKind.CLAIM,
+        FaultKind.COPY,
         FaultKind.DOUBLE,
     }
 )

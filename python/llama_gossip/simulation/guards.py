@@ -21,7 +21,7 @@ from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.fences import MAX_TOMBSTONES_PER_REQUESTER
 from llama_gossip.protocol.jobqueue import MAX_QUEUED
 from llama_gossip.protocol.ledger import MAX_RECORDS
-from llama_gossip.protocol.limits import FORGET_SIGNER_MS, MAX_ASSIGN_BYTES, MAX_SIGNERS
+from llama_gossip.protocol.limits import FORGET_SIGNER_MS, MAX_ASSIGN_BYTES, MAX_CHANNELS, MAX_SIGNERS
 from llama_gossip.protocol.messages import Kind
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.roster import MAX_PEERS
@@ -120,7 +120,7 @@ def overfull(core: Core) -> str:
     """The first table that is larger than it may be, "" when none is."""
     requester, worker, receiver = core._requester, core._worker, core._receiver
     jobs = worker.jobs
-    live = len(requester) + len(jobs) + len(worker._inbound) + len(core._claimer)
+    live = len(requester) + len(jobs) + len(worker._inbound) + len(core._claimer) + len(core._tunnel)
     calls = requester._solicitor._calls.values()
     agenda = core._desk.agenda
     graves = max((len(of_one) for of_one in jobs._fences._buried.values()), default=0)
@@ -135,6 +135,8 @@ def overfull(core: Core) -> str:
         ("transcripts", len(core._book._pages), MAX_KEPT + len(requester)),
         ("timers", len(agenda), timers),
         ("streams of requests", len(requester._by_stream), len(requester)),
+        ("channels", len(core._tunnel), MAX_CHANNELS),
+        ("channels by name", len(core._tunnel._by_key), len(core._tunnel)),
         ("questions to the topic", len(calls), MAX_CALLS),
         ("claims of one question", max((len(c.bids) + len(c.gathered) for c in calls), default=0), MAX_BIDS),
         ("claims that wait", len(core._claimer), MAX_PENDING),
@@ -154,6 +156,7 @@ def unfinished(core: Core) -> str:
         ("running jobs", worker.jobs.queue.running),
         ("queued jobs", worker.jobs.queue.queued),
         ("inbound streams", len(worker._inbound)),
+        ("live channels", core._tunnel.live),
         ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
         ("claims that wait", len(core._claimer)),
         ("own attempts in the ledger", sum(r.in_flight for r in requester._ledger._records.values())),

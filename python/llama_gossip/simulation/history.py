@@ -33,6 +33,7 @@ class Story:
     texts: list[str] = field(default_factory=list)
     attempt: int = 0  # of the newest tokens
     assigns: dict[int, Assign] = field(default_factory=dict)
+    by_gossip: dict[int, int] = field(default_factory=dict)  # attempt → when its Assign was sent first
     fenced: dict[int, int] = field(default_factory=dict)  # attempt → when it stopped being live
     accepted: int = 0  # attempts
     fruitless: int = 0  # accepted in a row, without one new token

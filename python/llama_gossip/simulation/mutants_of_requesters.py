@@ -118,7 +118,7 @@ OF_REQUESTERS: tuple[Mutant, ...] = (
     _mutant(
         "accept_timer",
         "attempt",
-        '        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes))',
+        '        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes, self.plane))',
         "        pass",
         rule="a worker that does not answer is left",
         oracle="I11",

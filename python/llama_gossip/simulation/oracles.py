@@ -25,6 +25,7 @@ ASSIGNS_AT_ONCE = 24  # of one request, and then
 ASSIGNS_PER_S = 5.0  # what the shortest retry_after allows
 ANNOUNCE_GAP_MS = 500  # never two Announces of a node within it
 UNDISTURBED_LEASE_MS = 1_500  # the way of a reset, and one step of the engine
+GOSSIP_LEASE_MS = 19_000  # 15 s since the last Ack that counts, which may be on its way for long
 DISTURBED_LEASE_MS = 13_000  # the idle timeout of the connection, and the same
 LIVE_MS = 3_000  # whoever is well for so long, and was heard since, can be asked
 AFTER_HEAL_MS = 120_000  # every request has ended by then, long before the default deadline
@@ -278,6 +279,8 @@ class Oracles:
             return
         extra_ms = self._disturbed(work, story, since)
         bound_ms = UNDISTURBED_LEASE_MS if extra_ms < 0 else DISTURBED_LEASE_MS + extra_ms
+        if story is not None and work.attempt in story.by_gossip:
+            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms)
         if now_ms - max(since, work.start_ms if what != "begun" else since) > bound_ms:
             late_ms = now_ms - since
             self.blame("I5", now_ms, f"work of a fenced attempt {what} {late_ms} ms late, {bound_ms} allowed")

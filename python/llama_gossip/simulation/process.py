@@ -34,6 +34,7 @@ class Surroundings(Protocol):
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None: ...
     def stream_over(self, process: Process, stream: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
+    def opened(self, process: Process, before: int, evil: str) -> None: ...
 
 
 class Process:
@@ -64,6 +65,7 @@ class Process:
         self.liar: Liar | None = None
         self.healthy_since_ms = 0  # nothing was wrong with it since
         self.paused_ms = 0  # in all
+        self.stepped_ms = -(10**9)  # the last step of its wall clock
         self.wake_at: int | None = None
         self.accepted: set[bytes] = set()  # gossip that this life's core took
         self.dials: dict[int, int] = {}  # dial → life
@@ -178,9 +180,11 @@ class Process:
             return
         if evil:
             self._around.before_evil(self, event, evil)
-        before = core._receiver.accepted
+        before, opened = core._receiver.accepted, core._desk.counters["packets_opened"]
         self.feed(event)
         if self.core is core:
+            if evil:
+                self._around.opened(self, opened, evil)
             self._around.heard(self, event, evil, core._receiver.accepted > before)
 
     def tick(self, at_ms: int, life: int) -> None:

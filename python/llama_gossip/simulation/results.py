@@ -15,6 +15,7 @@ class Results:
     seeds: int = 0
     requests: int = 0
     completed: int = 0
+    by_gossip: int = 0
     failed: int = 0
     cancelled: int = 0
     void: int = 0
@@ -34,6 +35,7 @@ class Results:
         self.seeds += 1
         self.requests += outcome.requests
         self.completed += outcome.completed
+        self.by_gossip += outcome.by_gossip
         self.failed += outcome.failed
         self.cancelled += outcome.cancelled
         self.void += outcome.void
@@ -72,6 +74,7 @@ class Results:
             "failed": self.failed,
             "cancelled": self.cancelled,
             "void": self.void,
+            "by_gossip": self.by_gossip,
             "attempts": self.attempts,
             "seeds": self.seeds,
             "worst_generated_over_needed": round(self.worst_waste, 4),
@@ -84,7 +87,7 @@ class Results:
         rows = [
             ("seeds", f"{self.seeds:,}"),
             ("requests", f"{self.requests:,}"),
-            ("  completed", f"{self.completed:,}"),
+            ("  completed", f"{self.completed:,} ({self.by_gossip:,} by gossip)"),
             ("  cancelled by their user", f"{self.cancelled:,}"),
             ("  gone with their requester", f"{self.void:,}"),
             ("  failed", f"{self.failed:,}  {_counts(self.codes)}"),

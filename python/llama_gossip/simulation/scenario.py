@@ -41,6 +41,8 @@ class Scenario:
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds
+    gossip_share: float = 0.03  # that may go by gossip only
+    direct_share: float = 0.03  # that may not
     ed25519_every: int = 50  # one seed in so many signs as the live node does
     repeat_every: int = 50  # one seed in so many runs twice: one seed, one trace
     evil_checks: int = 12  # hostile messages of one seed around which the whole state is compared
@@ -59,6 +61,7 @@ _NETWORK = frozenset(
         FaultKind.TWO_WAY,
         FaultKind.CUT,
         FaultKind.UNREACHABLE,
+        FaultKind.APART,
         FaultKind.CHUNKS,
     }
 )
@@ -74,6 +77,7 @@ _HOSTILE = frozenset(
         FaultKind.REENCODE,
         FaultKind.FLOOD,
         FaultKind.CLAIM,
+        FaultKind.COPY,
         FaultKind.DOUBLE,
     }
 )

@@ -14,9 +14,11 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_ASSIGN_BYTES
 from llama_gossip.protocol.messages import Assign, Kind, NodeId
+from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import End
 from llama_gossip.simulation.witness import Witness
@@ -35,6 +37,7 @@ class Stage:
         self.trace = 0
         self._world = world
         self._witness: Witness = world.witness
+        self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
@@ -52,6 +55,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
                 self._witness.retried(node, effect)
@@ -74,6 +78,7 @@ class Stage:
                     self._world.wires.reset(end, code)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
+                self.packets.job_accepted(node, effect)
             case ef.StartJob():
                 self._start_job(node, effect)
             case ef.CancelJob(job):
@@ -97,6 +102,8 @@ class Stage:
             self._blame("I13", f"{node.name} has broadcast a prompt")
         if data[2] == Kind.ANNOUNCE:  # version and kind are one byte each
             self._world.oracles.announced(node.node_id, node.life, self._world.clock.now_ms)
+        elif data[2] == Kind.PACKET:
+            self.packets.sees(node, data)
         self._world.topic.broadcast(node.place, data)
 
     def _write(self, node: Process, stream: int, data: bytes) -> None:
@@ -191,6 +198,9 @@ class Stage:
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)
+
+    def opened(self, process: Process, before: int, evil: str) -> None:
+        self.packets.opened(process, before, evil)
 
     def stream_over(self, process: Process, stream: int) -> None:
         self._witness.stream_over(process, stream)

@@ -22,16 +22,19 @@ from llama_gossip.protocol.messages import (
     Claim,
     GenerationConfig,
     Head,
+    Kind,
     Leave,
     NodeId,
     NodeState,
     NumericsClass,
+    Packet,
     RawPrompt,
     Request,
     RequestId,
 )
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.structure import pack
+from llama_gossip.simulation import evil_packets
 from llama_gossip.simulation.answers import WEIGHTS
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 from llama_gossip.simulation.faults import FaultKind
@@ -94,6 +97,9 @@ class Stranger:
     def node_id(self) -> NodeId:
         return self._signer.node_id
 
+    def sign(self, message: Packet) -> bytes:
+        return sign_envelope(message, self._signer, self._net_id)
+
     def feed(self, event: ev.Event) -> None:
         """It does not care what is answered."""
 
@@ -112,6 +118,8 @@ class Stranger:
                 self._flood()
             case FaultKind.DOUBLE:
                 self._double()
+            case FaultKind.COPY:
+                self._copy()
             case _:
                 self._claim()
         self.sent += 1
@@ -268,6 +276,13 @@ class Stranger:
             self._topic.inject(self.place, b"\x95" + bytes(MAX_TOPIC_BYTES), "oversize")
         for _ in range(3):
             self._send_first(self._rng.choice(GARBAGE))
+        if victims := self._victims():
+            evil_packets.flood(self._topic, self, self._rng, self._rng.choice(victims), self._head)
+
+    def _copy(self) -> None:
+        picked = [data for _, data in self._memory if data[2] == Kind.PACKET]
+        if picked:
+            evil_packets.copy(self._topic, self, self._rng, self._rng.choice(picked), self._head)
 
     def _claim(self) -> None:
         """Two Claims for one request that say different things, and one in the name of another."""

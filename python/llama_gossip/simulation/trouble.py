@@ -7,6 +7,7 @@ wrong after it has no excuse.
 from __future__ import annotations
 
 import random
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from llama_gossip.protocol import events as ev
@@ -22,6 +23,7 @@ MAX_LOSS = 0.35  # of gossip
 MAX_DUPLICATES = 0.5
 MAX_REORDER_MS = 1_500
 MAX_CLOG_MS = 1_500
+MAX_APART = 1.0  # share of the pairs
 MAX_SKEW_MS = 20_000  # of most clocks; some are minutes off
 FAR_SKEW_MS = 300_000
 FAR_SHARE = 0.2
@@ -60,6 +62,8 @@ class Trouble:
                 wires.cut_chunks = True
             case FaultKind.SKEW:
                 self._skew(fault)
+            case FaultKind.APART:
+                self._set_apart(fault)
             case FaultKind.ENGINE_FAILURE:
                 machine = self._worker(fault.target).machine
                 if machine is not None:
@@ -72,6 +76,7 @@ class Trouble:
                 | FaultKind.REENCODE
                 | FaultKind.FLOOD
                 | FaultKind.CLAIM
+                | FaultKind.COPY
                 | FaultKind.DOUBLE
             ):
                 for stranger in self._world.strangers:
@@ -81,6 +86,13 @@ class Trouble:
                         stranger.act(self._world.clock.now_ms + fault.for_ms + longer_ms)
             case _:
                 raise AssertionError(f"{fault.kind} has its moment")
+
+    def _set_apart(self, fault: Fault) -> None:
+        rng, world = random.Random(fault.amount), self._world
+        for low, high in combinations(range(len(world.nodes)), 2):
+            if rng.random() < MAX_APART * fault.target:
+                world.wires.apart.add((low, high))
+                world.wires.disturb(low, high, world.clock.now_ms + fault.for_ms)
 
     def _skew(self, fault: Fault) -> None:
         rng = random.Random(fault.amount)
@@ -126,7 +138,7 @@ class Trouble:
             case FaultKind.LEAVE:
                 self._leave(node, fault)
             case FaultKind.CLOCK_STEP:
-                node.healthy_since_ms = self._world.clock.now_ms
+                node.healthy_since_ms = node.stepped_ms = self._world.clock.now_ms
                 node.skew_ms += round(MAX_STEP_MS * (2 * fault.amount - 1))
             case FaultKind.SLOW | FaultKind.HANG | FaultKind.RELOAD:
                 self._strike_engine(fault, self._worker(fault.target))

@@ -46,6 +46,7 @@ class Wires:
         self.blocked: dict[Path, int] = {}  # until
         self.clogged: dict[Path, tuple[int, int]] = {}  # (until, extra)
         self.unreachable: dict[int, int] = {}  # place → until: dials to it fail
+        self.apart: set[Path] = set()  # pairs (low, high) that cannot connect
         self.cut_chunks = False
         self.ends: dict[int, End] = {}
         self._numbers = 0
@@ -92,6 +93,7 @@ class Wires:
         self.blocked.clear()
         self.clogged.clear()
         self.unreachable.clear()
+        self.apart.clear()
 
     # --- connections that are lost ---
 
@@ -146,7 +148,9 @@ class Wires:
             self.delay_ms(caller.place, target.place) + self.delay_ms(target.place, caller.place)
             for _ in range(HANDSHAKE_ROUNDS // 2)
         )
+        pair = (min(caller.place, target.place), max(caller.place, target.place))
         hidden = self.unreachable.get(target.place, 0) > self._clock.now_ms and caller is not target
+        hidden = hidden or pair in self.apart
         if hidden or trip >= timeout_ms:
             self._clock.after(timeout_ms, done, None, "timeout")
         else:

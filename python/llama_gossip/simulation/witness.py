@@ -15,6 +15,7 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import split_envelope
 from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
+from llama_gossip.protocol.streams import Delivery
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.machine import PLANNED
@@ -25,7 +26,7 @@ from llama_gossip.simulation.wires import End
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
-OWN_WORDS = ("flood", "claim", "replay")  # may be good: its own, or what was lost on its first way
+OWN_WORDS = ("flood", "claim", "replay", "copy")  # may be good: its own, or what was lost on its first way
 FLOOD_BURST, FLOOD_PER_S = 7, 1.05  # Announces of one signer that a node may take
 HUNG_MS = 32_000  # a heartbeat later a hung engine is known to be one
 FRESH_MS = 40_000  # an Announce that is younger has not run out
@@ -187,6 +188,8 @@ class Witness:
         return worker in self._world.liars
 
     def capable(self, story: Story, now_ms: int) -> str:
+        if story.submit.delivery is Delivery.GOSSIP:
+            return ""  # the topic may lose what it likes
         asker = self._world.by_id[story.requester]
         if now_ms - asker.healthy_since_ms < LIVE_MS:
             return ""

@@ -42,6 +42,7 @@ STRANGER_KINDS = (
     FaultKind.REENCODE,
     FaultKind.FLOOD,
     FaultKind.CLAIM,
+    FaultKind.COPY,
     FaultKind.DOUBLE,
 )
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
@@ -54,6 +55,7 @@ class Outcome:
     seed: int
     requests: int
     completed: int
+    by_gossip: int
     failed: int
     cancelled: int
     void: int  # their requester's process was gone
@@ -169,6 +171,8 @@ class World:
         self._come_to_rest()
         self._look_into_cores(guards.overfull, "I8")
         self._look_into_cores(guards.unfinished, "I7")
+        for node in self.nodes:
+            self.stage.packets.look(node)
         self.oracles.tokens_made = sum(
             node.machine.tokens_made
             for node in self.nodes
@@ -200,8 +204,9 @@ class World:
 
     def _count_messages(self) -> None:
         most = len(self.nodes) * (10 + MAX_BROADCASTS_PER_S * self.clock.now_ms / 1_000)
-        if self.topic.sent > most:
-            self.oracles.blame("I12", self.clock.now_ms, f"{self.topic.sent} broadcasts, at most {most:.0f}")
+        sent = self.topic.sent - self.stage.packets.sent  # Packets have bounds of their own
+        if sent > most:
+            self.oracles.blame("I12", self.clock.now_ms, f"{sent} broadcasts, at most {most:.0f}")
         if self.topic.oversize:
             self.oracles.blame(
                 "I8", self.clock.now_ms, f"{self.topic.oversize} broadcasts over the topic's size"
@@ -217,6 +222,7 @@ class World:
             seed=self.seed,
             requests=len(stories),
             completed=sum(isinstance(story.end, ef.Finished) for story in stories),
+            by_gossip=self.stage.packets.answers,
             failed=len(failed) - cancelled,
             cancelled=cancelled,
             void=sum(story.void for story in stories),

@@ -1,0 +1,123 @@
+"""Packets: what the oracles see of gossip delivery, on the topic and in the counters of the cores.
+
+The law: it reads what every member could read, and of a core only its channels' Assigns and its counters.
+I10 and I5 need the attempts that run there, I12 a number and I13 a body that tells nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol import effects as ef
+from llama_gossip.protocol.envelope import decode_envelope, split_envelope
+from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
+from llama_gossip.protocol.messages import NodeId, Packet, RequestId, Seal
+from llama_gossip.protocol.seal import About, SealKeys
+from llama_gossip.simulation.process import Process
+
+if TYPE_CHECKING:
+    from llama_gossip.simulation.world import World
+
+AT_ONCE, PER_S = 12, 9.0  # of one attempt and side: eight a second, and what the moments of a count allow
+EAVESDROP_EVERY = 8  # Packets
+LATE_MS = 8_000  # accept_by is 4 s; the worker's clock is known only from an Announce that was on its way
+REFUSED_AT_ONCE, REFUSED_PER_S = 25, 11.0  # sealed rubbish of one signer that a core tries to open
+
+Side = tuple[int, int, NodeId, RequestId, int]  # (place, life, requester, request_id, attempt)
+
+
+class PacketWatch:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._sides: dict[Side, list[int]] = {}  # [Packets, first]
+        self._bodies: set[bytes] = set()
+        self._assigned: set[tuple[NodeId, RequestId, int]] = set()
+        self._blamed: Counter[str] = Counter()
+        self.sent = 0
+        self.answers = 0  # whose last attempt was here
+
+    def _blame(self, oracle: str, what: str) -> None:
+        self._world.oracles.blame(oracle, self._world.clock.now_ms, what)
+
+    def sees(self, node: Process, data: bytes) -> None:
+        """A node's own broadcast of a Packet."""
+        self.sent += 1
+        packet = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        assert isinstance(packet, Packet)
+        if packet.seal is not None:
+            if packet.body in self._bodies:
+                self._blame("I13", f"{node.name} seals the same twice with one nonce")
+            self._bodies.add(packet.body)
+            self._eavesdrop(node, packet, packet.seal)
+        self._count(node, packet)
+        if packet.requester == node.node_id:
+            self._assign(node, packet)
+
+    def _eavesdrop(self, node: Process, packet: Packet, seal: Seal) -> None:
+        """I13: everything but the shared secret is known to everybody."""
+        channel = node.core._tunnel.find(packet.to, packet) if node.core is not None else None
+        if self.sent % EAVESDROP_EVERY or channel is None:
+            return
+        asks = packet.requester == node.node_id
+        parties = (node.node_id, packet.to) if asks else (packet.to, node.node_id)
+        about = About(self._world.net_id, *parties, packet.request_id, packet.attempt)
+        keys = SealKeys(bytes(32), epk=seal.epk, prekey=channel.prekey, about=about)
+        try:
+            keys.open(packet.body, packet.head, to_worker=asks)
+        except ProtocolError:
+            return
+        self._blame("I13", f"everybody can open what {node.name} seals")
+
+    def _count(self, node: Process, packet: Packet) -> None:
+        now_ms = self._world.clock.now_ms
+        side = (node.place, node.life, packet.requester, packet.request_id, packet.attempt)
+        seen = self._sides.setdefault(side, [0, now_ms])
+        seen[0] += 1
+        if seen[0] > AT_ONCE + PER_S * (now_ms - seen[1]) / 1_000 and not self._blamed["pace"]:
+            self._blamed["pace"] += 1
+            self._blame("I12", f"{node.name}: {seen[0]} Packets of one attempt in {now_ms - seen[1]} ms")
+
+    def _assign(self, node: Process, packet: Packet) -> None:
+        """The first Packet of an attempt carries its Assign."""
+        key = (node.node_id, packet.request_id, packet.attempt)
+        if key in self._assigned or node.core is None:
+            return
+        self._assigned.add(key)
+        channel = node.core._tunnel.find(packet.to, packet)
+        if channel is not None and channel.assign is not None:
+            oracles = self._world.oracles
+            oracles.assigned(node.node_id, channel.assign, self._world.clock.now_ms)
+            story = oracles.stories.get((node.node_id, packet.request_id))
+            if story is not None:
+                story.by_gossip[packet.attempt] = self._world.clock.now_ms
+
+    # --- what a core has made of it ---
+
+    def job_accepted(self, node: Process, job: ef.JobAccepted) -> None:
+        """I10: an Assign that was held back starts no work."""
+        story = self._world.oracles.stories.get((job.requester, job.request_id))
+        if story is None:
+            return
+        own = [a for a in story.by_gossip if story.assigns[a].worker == node.node_id]
+        newest = max((a for a, said in story.assigns.items() if said.worker == node.node_id), default=0)
+        if not own or max(own) != newest:
+            return  # it came on a stream
+        late_ms = self._world.clock.now_ms - story.by_gossip[newest]
+        if late_ms > LATE_MS and node.stepped_ms < story.by_gossip[newest] - 60_000:
+            self._blame("I10", f"{node.name} takes an Assign that is {late_ms} ms old")
+
+    def opened(self, node: Process, before: int, evil: str) -> None:
+        """I13: what was sealed for two opens for nobody else."""
+        if evil == "copy" and node.core is not None and node.core._desk.counters["packets_opened"] > before:
+            self._blame("I13", f"{node.name} has opened a copied seal")
+
+    def look(self, node: Process) -> None:
+        """I12: a flood of sealed rubbish costs a core little."""
+        if node.core is None:
+            return
+        signers = len(self._world.strangers) + len(self._world.nodes)
+        refused = node.core.counters().get("packets_seal", 0)
+        if refused > signers * REFUSED_AT_ONCE + 2 * REFUSED_PER_S * self._world.clock.now_ms / 1_000:
+            self._blame("I12", f"{node.name} has tried to open {refused} Packets that did not open")
