@@ -24,7 +24,7 @@ from llama_gossip.simulation.parallel import in_order
 from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
-_LISTS = ("mutants_of_delivery", "mutants_of_gossip", "mutants_of_requesters", "mutants_of_workers")
+_LISTS = tuple(f"mutants_of_{part}" for part in ("delivery", "gossip", "requesters", "soliciting", "workers"))
 _KEPT = frozenset(
     {
         f"llama_gossip.simulation.{name}"
@@ -71,7 +71,9 @@ def run(
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:
     with mutated(mutant) as campaign:
-        quiet = replace(profile("quiet"), cancel_share=0.0, hurried_share=0.0, gossip_share=0.0)
+        quiet = replace(
+            profile("quiet"), cancel_share=0.0, hurried_share=0.0, open_share=0.0, gossip_share=0.0
+        )
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
         if mutant.focus and not results.failing:

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import Signer, sign_envelope
+from llama_gossip.protocol.envelope import (
+    KeySigner,
+    Signer,
+    decode_envelope,
+    sign_envelope,
+    split_envelope,
+)
 from llama_gossip.protocol.frames import prefixed
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import (
@@ -38,13 +44,16 @@ from llama_gossip.simulation import evil_packets
 from llama_gossip.simulation.answers import WEIGHTS
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 from llama_gossip.simulation.faults import FaultKind
+from llama_gossip.simulation.greed import Greed, priority_of
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.signing import signer_of
 from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.wires import Wires
 
 MEMORY = 400  # envelopes that it keeps for later
 REPEAT_MS = 40_000  # a repeated Assign comes up to so much later
+CROWD = 60  # keys
 AT_ONCE = 0.1  # of the Assigns that it sees go into a race with the real one
 GARBAGE = (
     b"\0\0\0\x40a part",
@@ -72,8 +81,10 @@ class Stranger:
         wires: Wires,
         victims: Callable[[], list[Process]],
         assigned: Callable[[NodeId, Assign], None],
+        open_network: bool,
     ) -> None:
         """victims: the living nodes. assigned: told of its own good Assigns, which may start work."""
+        self._open_network = open_network
         self.kind = kind
         self.place = place
         self.life = 1
@@ -88,10 +99,11 @@ class Stranger:
         self._wires = wires
         self._victims = victims
         self._assigned = assigned
+        self._greed = Greed(self, rng, wires)
         self._until_ms = 0
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
-        topic.taps.append(lambda place, data: self._memory.append((place, data)))
+        topic.taps.append(self._tap)
 
     @property
     def node_id(self) -> NodeId:
@@ -101,11 +113,21 @@ class Stranger:
         return sign_envelope(message, self._signer, self._net_id)
 
     def feed(self, event: ev.Event) -> None:
-        """It does not care what is answered."""
+        """It does not care what is answered; what it has claimed it does not serve."""
+        if not isinstance(event, ev.StreamData) or self.kind is not FaultKind.CLAIM:
+            return
+        end = self._wires.ends.get(event.stream)
+        if end is None or end.ended or self._rng.random() < 0.5:
+            return
+        if self._rng.random() < 0.5:
+            self._wires.write(end, self._rng.choice(GARBAGE) or b"\0")
+        else:
+            self._wires.finish(end)
 
     def act(self, until_ms: int) -> None:
         self._until_ms = until_ms
         if self._clock.now_ms >= until_ms:
+            self._greed.let_go()
             return
         match self.kind:
             case FaultKind.REPLAY:
@@ -118,10 +140,16 @@ class Stranger:
                 self._flood()
             case FaultKind.DOUBLE:
                 self._double()
+            case FaultKind.GREEDY:
+                self._greed.ask(self._workers(), self._good_assign)
+            case FaultKind.CROWD:
+                self._shout_as_many()
             case FaultKind.COPY:
                 self._copy()
             case _:
-                self._claim()
+                victims = self._victims()
+                requester = self._rng.choice(victims).node_id if victims else self.node_id
+                self._claim(requester, RequestId(self._rng.randbytes(16)))
         self.sent += 1
         self._clock.after(50 + int(self._rng.random() * 900), self.act, until_ms)
 
@@ -231,7 +259,7 @@ class Stranger:
 
     def _double(self) -> None:
         """A good Assign, then the same or the next attempt on another stream, at once or later."""
-        workers = [victim for victim in self._victims() if victim.machine is not None]
+        workers = self._workers()
         if not workers:
             return
         worker = self._rng.choice(workers)
@@ -242,6 +270,18 @@ class Stranger:
             data = prefixed(sign_envelope(said, self._signer, self._net_id))
             delay_ms = late * int(self._rng.random() ** 4 * REPEAT_MS)
             self._clock.after(delay_ms, self._send_first, data, worker)
+
+    def _workers(self) -> list[Process]:
+        return [victim for victim in self._victims() if victim.machine is not None]
+
+    def _good_assign(self, worker: Process) -> bytes:
+        assign = replace(
+            self._assign(worker.node_id, worker.boot),
+            config=GenerationConfig(max_tokens=self._rng.randint(8, 24)),
+            priority=priority_of(self._rng, open_network=self._open_network),
+        )
+        self._assigned(self.node_id, assign)
+        return prefixed(sign_envelope(assign, self._signer, self._net_id))
 
     def _assign(self, worker: NodeId, boot: int) -> Assign:
         return Assign(
@@ -284,11 +324,30 @@ class Stranger:
         if picked:
             evil_packets.copy(self._topic, self, self._rng, self._rng.choice(picked), self._head)
 
-    def _claim(self) -> None:
+    def _shout_as_many(self) -> None:
+        """Each minted key keeps to its rate; all come by different neighbours."""
+        if not self._open_network:
+            return
+        for _ in range(CROWD // 2):  # an act comes each half second
+            self._seq += 1
+            who = self._seq % CROWD
+            signer = signer_of(who.to_bytes(32, "big"), ed25519=isinstance(self._signer, KeySigner))
+            head = Head(WALL_ORIGIN_MS, self._seq, WALL_ORIGIN_MS + self._clock.now_ms)
+            announce = Announce(head, "crowd", _NOTHING, NodeState.CLIENT, (), bytes(32), (), 180_000, ())
+            self._topic.inject(who, sign_envelope(announce, signer, self._net_id), "crowd")
+
+    def _tap(self, place: int, data: bytes) -> None:
+        """It hears what the others hear, and claims whatever is asked for, faster than anybody."""
+        self._memory.append((place, data))
+        claims = self.kind is FaultKind.CLAIM and self._clock.now_ms < self._until_ms
+        if claims and data[2] == Kind.REQUEST:
+            asked = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+            assert isinstance(asked, Request)
+            delay_ms = int(self._rng.random() ** 2 * 200)
+            self._clock.after(delay_ms, self._claim, asked.requester, asked.request_id)
+
+    def _claim(self, requester: NodeId, request_id: RequestId) -> None:
         """Two Claims for one request that say different things, and one in the name of another."""
-        victims = self._victims()
-        requester = self._rng.choice(victims).node_id if victims else self.node_id
-        request_id = RequestId(self._rng.randbytes(16))
         for speed in (1.0, 1e6):
             claim = Claim(
                 head=self._head(),
@@ -296,7 +355,7 @@ class Stranger:
                 request_id=request_id,
                 worker=self.node_id if speed > 1 else requester,
                 queue_position=0,
-                est_ttft_ms=1,
+                est_ttft_ms=int(self._rng.random() * 3),
                 tokens_per_s=speed,
                 digest=WEIGHTS,
                 numerics_id=None,
