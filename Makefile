@@ -27,7 +27,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(RUST) tools/dev.sh
 demo: dev ## one worker and one client on loopback, a real model, three prompts
 	@$(BIN)/python examples/demo.py
 
-test: dev lint types pytest ## everything that must hold before a change lands
+test: dev lint types sim mutants pytest ## everything that must hold before a change lands
 
 lint: dev ## ruff, rustfmt, clippy, file lengths
 	$(BIN)/ruff check .
