@@ -271,6 +271,9 @@ class WorkerMachine(RuleBasedStateMachine):
             run.index = end
             ids, texts = run.answer.ids[start:end], run.answer.texts[start:end]
             self.said(ev.EngineTokens(job, start, ids, texts))
+        self.check_not_refused(job)
+
+    def check_not_refused(self, job: int) -> None:
         (told,) = [line.last for line in self.lines.values() if line.job == job]
         assert not (isinstance(told, Error) and told.code == "engine_failed"), "a sound engine is refused"
 
@@ -288,6 +291,8 @@ class WorkerMachine(RuleBasedStateMachine):
             job, answer.finish_reason, total + (flaw == "total"), answer.prompt_tokens, digest, WEIGHTS
         )
         self.end_run(job, done)
+        if not flaw:
+            self.check_not_refused(job)
 
     @precondition(lambda self: self.runs)
     @rule(pick=PICK, retryable=st.booleans())
