@@ -31,6 +31,7 @@ _KEPT = frozenset(
         for name in ("mutant", "mutants", *_LISTS, "mutation", "parallel", "scenario", "faults", "__main__")
     }
 )
+_NOT_CALM = ("cancel_share", "hurried_share", "gossip_share", "public_share")  # what no fault-free user asks
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
 
 
@@ -71,7 +72,7 @@ def run(
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:
     with mutated(mutant) as campaign:
-        quiet = replace(profile("quiet"), cancel_share=0.0, hurried_share=0.0, gossip_share=0.0)
+        quiet = replace(profile("quiet"), **dict.fromkeys(_NOT_CALM, 0.0))  # type: ignore[arg-type]  # shares
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
         if mutant.focus and not results.failing:
