@@ -82,11 +82,12 @@ class Requester:
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
-        self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         try:
             check_public(self._desk, request)
         except ProtocolError as error:
             self._end(request, why_unsendable(request, error))
+            return
+        self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         self._next(request)
 
     def cancel(self, event: CancelRequest) -> None:
