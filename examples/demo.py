@@ -19,9 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
 COMMAND = [sys.executable, "-m", "llama_gossip"]
-READY_S = 120  # a cold start of torch on a slow disk
-ANSWER_S = 120
-DRAIN_S = 15
+READY_S = 300  # a cold start of torch on a slow disk and a busy machine
+ANSWER_S = 300
+DRAIN_S = 60
 
 CHECKED_PROMPT, CHECKED_WORD = "What is the capital of France?", "Paris"
 PROMPTS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.cli_process import Running, objects, run
+from tests.cli.cli_process import Running, look, objects, run
 
 pytestmark = pytest.mark.live
 
@@ -144,13 +144,13 @@ def test_the_ticket_command_names_the_running_peers_and_warns(home: Path, tmp_pa
     assert run(home, "ticket").returncode == 4
     with worker(home) as serving:
         ready = serving.event("ready")
-        done = run(home, "ticket")
+        done = look(home, "ticket", sees="lg1")
         assert done.returncode == 0
         assert "lets whoever holds it into your network" in done.stderr
         ticket = done.stdout.strip()
         assert ticket.startswith("lg1")
         assert ticket.isalnum()
-        [row] = objects(run(home, "ticket", "--json").stdout)
+        [row] = objects(look(home, "ticket", "--json", sees=ready["node_id"]).stdout)
         assert (row["event"], row["peers"]) == ("ticket", [ready["node_id"]])
         assert run(tmp_path / "other", "client", "--join", ticket, "Hello", *FIXED).returncode == 0
 
@@ -190,11 +190,11 @@ def test_peers_shows_who_is_there(home: Path) -> None:
     assert run(home, "peers", "--json").stdout == ""
     with worker(home, "--name", "hans") as serving:
         ready = serving.event("ready")
-        [row] = objects(run(home, "peers", "--json").stdout)
+        [row] = objects(look(home, "peers", "--json", sees=ready["node_id"]).stdout)
         assert (row["event"], row["node_id"], row["name"]) == ("peer", ready["node_id"], "hans")
         assert (row["role"], row["state"], row["models"]) == ("worker", "ready", ["scripted"])
         assert row["version"] == "0.1.0"
-        shown = run(home, "peers").stdout.splitlines()
+        shown = look(home, "peers", sees="hans").stdout.splitlines()
         assert shown[0].split()[:3] == ["NAME", "ID", "ROLE"]
         assert shown[1].split()[:3] == ["hans", ready["node_id"][:10], "worker"]
 
@@ -233,7 +233,7 @@ def test_hybrid_answers_each_line_and_serves_others_also_after_its_input_has_end
         both.write("Hello\n")
         assert both.event("complete")["text"] == first["text"]
         assert first["worker"] == ready["node_id"]
-        [row] = objects(run(home, "peers", "--json").stdout)
+        [row] = objects(look(home, "peers", "--json", sees=ready["node_id"]).stdout)
         assert (row["role"], row["state"]) == ("hybrid", "ready")
         assert both.process.stdin is not None
         both.process.stdin.close()

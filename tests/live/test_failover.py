@@ -112,6 +112,7 @@ async def test_a_worker_that_is_terminated_finishes_a_short_answer_itself(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_a_worker_stopped_for_thirty_seconds_is_replaced_and_serves_again(tmp_path: Path) -> None:
     async with stage(tmp_path) as setting:
         await setting.start(SCRIPTED, 3)
@@ -125,8 +126,8 @@ async def test_a_worker_stopped_for_thirty_seconds_is_replaced_and_serves_again(
             setting.workers[sleeper].event, "request_end", request_id=answer.request_id
         )
         assert end["tokens"] < 2_000, end
-        # ... and the worker is a member: its newer Announce has come, and its slot is free.
-        again = await setting.client.complete(PROMPT, max_tokens=200, seed=6, worker=sleeper, deadline_s=120)
+        # ... and the worker becomes a member again: its newer Announce comes, and its slot is free.
+        again = await setting.served_again(sleeper, max_tokens=200, seed=6)
         assert answer.text.startswith(again.text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_gossip import Answer, InferenceNode
+from llama_gossip import Answer, InferenceNode, NoWorkers, PeerFailed
 from llama_gossip.directories import Directories
 from llama_gossip.generation import Generation
 from tests.cli.cli_process import Running
@@ -22,6 +23,7 @@ from .conftest import eventually
 
 LOAD_S = 240.0  # torch's import and the model, on a slow machine that is busy
 CALM_TRIES = 3
+MEMBER_S = 120.0  # several times the longest back-off of a rejoin
 PROMPT = "Tell me about foxes."
 
 
@@ -50,11 +52,11 @@ class Stage:
             )
             for _ in range(count)
         ]
+        self.workers |= {f"process {running.process.pid}": running for running in started}
         ids = []
         for running in started:
-            self.workers[f"starting {len(self.workers)}"] = running
             ready = await asyncio.to_thread(running.event, "ready", LOAD_S)
-            self.workers = {name: one for name, one in self.workers.items() if one is not running}
+            del self.workers[f"process {running.process.pid}"]
             self.workers[ready["node_id"]] = running
             ids.append(str(ready["node_id"]))
         await eventually(lambda: set(ids) <= self.seen(), "the client sees the workers")
@@ -88,6 +90,19 @@ class Stage:
                 assert answer.resume is None
                 return answer
         pytest.fail(f"no answer without a fault in {CALM_TRIES}")
+
+    async def served_again(self, worker: str, **options: object) -> Answer:
+        """An answer of this worker, as soon as it is a member again."""
+        began_s = time.monotonic()
+        while True:
+            try:
+                answer = await self.client.complete(PROMPT, worker=worker, **options)
+            except (PeerFailed, NoWorkers):  # not yet: it is told within seconds
+                if time.monotonic() - began_s > MEMBER_S:
+                    raise
+                continue
+            print(f"served again {time.monotonic() - began_s:.1f} s after it was let go on")
+            return answer
 
     def close(self) -> None:
         for running in self.workers.values():

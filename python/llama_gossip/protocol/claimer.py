@@ -100,7 +100,7 @@ class Claimer:
         friend = is_friend(request.requester, self._desk.own_id, self._allowlist)
         if request.max_tokens > policy.max_tokens:
             return None
-        if not jobs.queue.admits(request.requester, policy.caps_for(friend)):
+        if jobs.is_stalled() or not jobs.queue.admits(request.requester, policy.caps_for(friend)):
             return None
         offer = next((m for m in capacity.models if request.model in ("", m.name)), None)
         least_prompt = request.prompt_tokens // 2 + 1  # it was rounded up to a power of two

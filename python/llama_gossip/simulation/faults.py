@@ -49,6 +49,8 @@ class FaultKind(StrEnum):
     CLAIM = "claim"
     COPY = "copy"  # takes what others have sealed into Packets of its own
     DOUBLE = "double"  # a requester that assigns twice and never ends its side
+    GREEDY = "greedy"  # one key asks one worker for more than everything
+    CROWD = "crowd"  # minted keys, in an open network, where they cost nothing
 
 
 ALL = frozenset(FaultKind)
@@ -69,6 +71,8 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.CLAIM,
         FaultKind.COPY,
         FaultKind.DOUBLE,
+        FaultKind.GREEDY,
+        FaultKind.CROWD,
     }
 )
 SHARE = 0.4  # of the kinds are on in one seed: all at once would hide what one alone does

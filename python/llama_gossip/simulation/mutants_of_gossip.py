@@ -76,6 +76,15 @@ OF_GOSSIP: tuple[Mutant, ...] = (
         oracle="I12",
     ),
     _mutant(
+        "newcomers_bucket",
+        "receive",
+        "if not settled and not self._rates.take_as_newcomer(raw.kind, now.mono_ms):",
+        "if False:",
+        rule="in an open network all newcomers share one bucket",
+        oracle="I12",
+        focus=("crowd",),
+    ),
+    _mutant(
         "roster_order",
         "roster",
         "        if order <= self._newest(sender, peer):\n            return Change.OLD",

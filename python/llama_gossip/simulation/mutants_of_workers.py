@@ -125,6 +125,43 @@ OF_WORKERS: tuple[Mutant, ...] = (
         rule="an Assign is signed",
         oracle="I10",
     ),
+    # --- whose turn it is ---
+    _mutant(
+        "fair_share",
+        "jobqueue",
+        "return -urgency, not self.owner, self.running, max(self.served, first)",
+        "return -urgency, not self.owner, 0, first",
+        rule="keys take turns, whoever asked for most first",
+        oracle="I11",
+        focus=("greedy",),
+    ),
+    _mutant(
+        "ageing",
+        "jobqueue",
+        "urgency = max(priority + age_ms // ageing_ms for",
+        "urgency = max(priority for",
+        rule="whoever is passed over becomes more urgent",
+        oracle="I11",
+        focus=("greedy", "slow"),
+    ),
+    _mutant(
+        "priority_cap",
+        "admission",
+        "most = OPEN_NETWORK_PRIORITY if self.open_network else self.stranger_priority",
+        "most = TOP_PRIORITY",
+        rule="a class counts only as far as the key may ask for",
+        oracle="I11",
+        focus=("greedy",),
+    ),
+    _mutant(
+        "open_cap",
+        "jobqueue",
+        "return caps.max_running_per_key is None or running < caps.max_running_per_key",
+        "return True",
+        rule="in an open network an unknown key holds two slots at most",
+        oracle="I7",
+        focus=("greedy",),
+    ),
     # --- slots ---
     _mutant(
         "slot_release",

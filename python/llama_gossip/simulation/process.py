@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import Signer, Verifier
 from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.liar import Liar
     from llama_gossip.simulation.machine import Machine
 
+WORK_ENDS = (ev.EngineDone, ev.EngineFailed)
 ENDS = (ev.StreamFinished, ev.StreamReset, ev.StreamStopped, ev.StreamLost)
 BACKLOG = 2_048  # gossip that waits for a stopped process; the rest is lost (Lagged)
 
@@ -33,6 +36,7 @@ class Surroundings(Protocol):
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None: ...
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None: ...
     def stream_over(self, process: Process, stream: int) -> None: ...
+    def slot_given_back(self, process: Process, job: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
     def opened(self, process: Process, before: int, evil: str) -> None: ...
 
@@ -49,6 +53,8 @@ class Process:
         verify: Verifier,
         net_id: bytes,
         around: Surroundings,
+        policy: Policy,
+        timers: Timers,
     ) -> None:
         self.place = place
         self.name = name
@@ -75,6 +81,8 @@ class Process:
         self._verify = verify
         self._net_id = net_id
         self._around = around
+        self._policy = policy
+        self._timers = timers
         self._waiting: deque[Callable[[], None]] = deque()
         self._gossip_waiting = 0
 
@@ -106,6 +114,8 @@ class Process:
             rng=random.Random(self._rng.random()),
             verify=self._verify,
             version="0.1.0",
+            policy=self._policy,
+            timers=self._timers,
         )
         self.accepted = set()
         self.healthy_since_ms = self.clock.now_ms
@@ -159,6 +169,8 @@ class Process:
         except Exception as error:  # noqa: BLE001  # whatever it is, a peer or the user has brought it about
             self._around.broken(self, event, error)
             return
+        if isinstance(event, WORK_ENDS):
+            self._around.slot_given_back(self, event.job)
         perform = self._around.perform
         for effect in effects:
             perform(self, effect)

@@ -38,6 +38,8 @@ class Scenario:
     requests: int = 150  # of one seed
     requests_per_s: Range = (6, 16)  # of all requesters
     patient_share: float = 0.1  # of the seeds: a fifth of that, so that what takes a minute shows
+    open_share: float = 0.15  # of the seeds are open networks: nobody vouches for a key
+    ageing_ms: int = 2_000  # a fifth of the live one: a seed lasts for half a minute, not for many
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds
@@ -80,6 +82,8 @@ _HOSTILE = frozenset(
         FaultKind.CLAIM,
         FaultKind.COPY,
         FaultKind.DOUBLE,
+        FaultKind.GREEDY,
+        FaultKind.CROWD,
     }
 )
 

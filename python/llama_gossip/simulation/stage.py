@@ -78,6 +78,9 @@ class Stage:
                     self._world.wires.reset(end, code)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
+                self._world.turns.accepted(
+                    (node.node_id, node.life), effect.requester, effect.job, self._class_of(effect), now_ms
+                )
                 self.packets.job_accepted(node, effect)
             case ef.StartJob():
                 self._start_job(node, effect)
@@ -174,6 +177,7 @@ class Stage:
             self._blame("I10", f"{node.name} has no engine and starts a job")
             return
         story = self._world.oracles.stories.get((start.requester, start.request_id))
+        self._witness.turn_taken(node, start)
         machine.start(start, counted=lambda: story is not None and not story.void)
         requester = self._world.by_id.get(start.requester)
         work = Work(
@@ -191,7 +195,19 @@ class Stage:
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
         )
 
+    def _class_of(self, job: ef.JobAccepted) -> int:
+        """That it asks for."""
+        oracles, key = self._world.oracles, (job.requester, job.request_id)
+        story = oracles.stories.get(key)
+        if story is not None:
+            return story.submit.priority
+        assigns = (oracles.foreign.get((key, attempt)) for attempt in (1, 2))
+        return next((assign.priority for assign in assigns if assign is not None), 0)
+
     # --- what processes tell ---
+
+    def slot_given_back(self, process: Process, job: int) -> None:
+        self._world.turns.ended((process.node_id, process.life), job)
 
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)

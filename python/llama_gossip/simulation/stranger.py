@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import Signer, sign_envelope
+from llama_gossip.protocol.envelope import KeySigner, Signer, sign_envelope
 from llama_gossip.protocol.frames import prefixed
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import (
@@ -38,13 +38,16 @@ from llama_gossip.simulation import evil_packets
 from llama_gossip.simulation.answers import WEIGHTS
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 from llama_gossip.simulation.faults import FaultKind
+from llama_gossip.simulation.greed import Greed, priority_of
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.signing import signer_of
 from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.wires import Wires
 
 MEMORY = 400  # envelopes that it keeps for later
 REPEAT_MS = 40_000  # a repeated Assign comes up to so much later
+CROWD = 60  # keys
 AT_ONCE = 0.1  # of the Assigns that it sees go into a race with the real one
 GARBAGE = (
     b"\0\0\0\x40a part",
@@ -72,8 +75,10 @@ class Stranger:
         wires: Wires,
         victims: Callable[[], list[Process]],
         assigned: Callable[[NodeId, Assign], None],
+        open_network: bool,
     ) -> None:
         """victims: the living nodes. assigned: told of its own good Assigns, which may start work."""
+        self._open_network = open_network
         self.kind = kind
         self.place = place
         self.life = 1
@@ -88,6 +93,7 @@ class Stranger:
         self._wires = wires
         self._victims = victims
         self._assigned = assigned
+        self._greed = Greed(self, rng, wires)
         self._until_ms = 0
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
@@ -106,6 +112,7 @@ class Stranger:
     def act(self, until_ms: int) -> None:
         self._until_ms = until_ms
         if self._clock.now_ms >= until_ms:
+            self._greed.let_go()
             return
         match self.kind:
             case FaultKind.REPLAY:
@@ -118,6 +125,10 @@ class Stranger:
                 self._flood()
             case FaultKind.DOUBLE:
                 self._double()
+            case FaultKind.GREEDY:
+                self._greed.ask(self._workers(), self._good_assign)
+            case FaultKind.CROWD:
+                self._shout_as_many()
             case FaultKind.COPY:
                 self._copy()
             case _:
@@ -231,7 +242,7 @@ class Stranger:
 
     def _double(self) -> None:
         """A good Assign, then the same or the next attempt on another stream, at once or later."""
-        workers = [victim for victim in self._victims() if victim.machine is not None]
+        workers = self._workers()
         if not workers:
             return
         worker = self._rng.choice(workers)
@@ -242,6 +253,18 @@ class Stranger:
             data = prefixed(sign_envelope(said, self._signer, self._net_id))
             delay_ms = late * int(self._rng.random() ** 4 * REPEAT_MS)
             self._clock.after(delay_ms, self._send_first, data, worker)
+
+    def _workers(self) -> list[Process]:
+        return [victim for victim in self._victims() if victim.machine is not None]
+
+    def _good_assign(self, worker: Process) -> bytes:
+        assign = replace(
+            self._assign(worker.node_id, worker.boot),
+            config=GenerationConfig(max_tokens=self._rng.randint(8, 24)),
+            priority=priority_of(self._rng, open_network=self._open_network),
+        )
+        self._assigned(self.node_id, assign)
+        return prefixed(sign_envelope(assign, self._signer, self._net_id))
 
     def _assign(self, worker: NodeId, boot: int) -> Assign:
         return Assign(
@@ -283,6 +306,18 @@ class Stranger:
         picked = [data for _, data in self._memory if data[2] == Kind.PACKET]
         if picked:
             evil_packets.copy(self._topic, self, self._rng, self._rng.choice(picked), self._head)
+
+    def _shout_as_many(self) -> None:
+        """Each minted key keeps to its rate; all come by different neighbours."""
+        if not self._open_network:
+            return
+        for _ in range(CROWD // 2):  # an act comes each half second
+            self._seq += 1
+            who = self._seq % CROWD
+            signer = signer_of(who.to_bytes(32, "big"), ed25519=isinstance(self._signer, KeySigner))
+            head = Head(WALL_ORIGIN_MS, self._seq, WALL_ORIGIN_MS + self._clock.now_ms)
+            announce = Announce(head, "crowd", _NOTHING, NodeState.CLIENT, (), bytes(32), (), 180_000, ())
+            self._topic.inject(who, sign_envelope(announce, signer, self._net_id), "crowd")
 
     def _claim(self) -> None:
         """Two Claims for one request that say different things, and one in the name of another."""

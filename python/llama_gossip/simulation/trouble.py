@@ -78,6 +78,8 @@ class Trouble:
                 | FaultKind.CLAIM
                 | FaultKind.COPY
                 | FaultKind.DOUBLE
+                | FaultKind.GREEDY
+                | FaultKind.CROWD
             ):
                 for stranger in self._world.strangers:
                     if stranger.kind is fault.kind:

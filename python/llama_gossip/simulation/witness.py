@@ -26,8 +26,10 @@ from llama_gossip.simulation.wires import End
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
-OWN_WORDS = ("flood", "claim", "replay", "copy")  # may be good: its own, or what was lost on its first way
+# may be good: its own, or what was lost on its first way
+OWN_WORDS = ("flood", "claim", "replay", "copy", "crowd")
 FLOOD_BURST, FLOOD_PER_S = 7, 1.05  # Announces of one signer that a node may take
+CROWD_BURST, CROWD_PER_S = 202, 20.2  # of all newcomers of an open network
 HUNG_MS = 32_000  # a heartbeat later a hung engine is known to be one
 FRESH_MS = 40_000  # an Announce that is younger has not run out
 
@@ -41,7 +43,7 @@ class Witness:
         self._evil_left = evil_checks
         self._evil_before: int | None = None
         self._jobs: dict[tuple[int, int, int], int] = {}  # (place, life, stream) → job
-        self._flood_taken: Counter[tuple[int, int]] = Counter()
+        self._flood_taken: Counter[tuple[str, tuple[int, int]]] = Counter()
         self._newest: dict[tuple[int, int, int], tuple[int, int]] = {}  # of an Announce
 
     def _blame(self, oracle: str, what: str) -> None:
@@ -91,6 +93,18 @@ class Witness:
             if at_the_other_end != job.requester:
                 self._blame("I10", "a job for one who is not at the other end")
 
+    def turn_taken(self, node: Process, start: ef.StartJob) -> None:
+        assert node.core is not None
+        queue = node.core._worker.jobs.queue
+        waiting = set(queue.waiting())
+        self._world.turns.started(
+            (node.node_id, node.life),
+            start.requester,
+            start.job,
+            self._world.clock.now_ms,
+            is_there=lambda job: job in waiting or queue.runs(job),
+        )
+
     def stream_over(self, node: Process, stream: int) -> None:
         """The other side is gone or has ended its part: nothing is computed for it from this event on."""
         job = self._jobs.get((node.place, node.life, stream))
@@ -138,11 +152,13 @@ class Witness:
         if not -MAX_AGE_MS <= ahead_ms <= MAX_AHEAD_MS:
             what = f"{node.name} has taken a message {ahead_ms} ms from now"
             self._blame("I6", what)
-        if evil == "flood" and data[2] == Kind.ANNOUNCE:
+        if evil in ("flood", "crowd") and data[2] == Kind.ANNOUNCE:
             key = (node.place, node.life)
-            self._flood_taken[key] += 1
-            if self._flood_taken[key] > FLOOD_BURST + FLOOD_PER_S * self._world.clock.now_ms / 1_000:
-                self._blame("I12", f"{node.name} takes all that a flooder says")
+            self._flood_taken[evil, key] += 1
+            crowd = evil == "crowd"
+            burst, per_s = (CROWD_BURST, CROWD_PER_S) if crowd else (FLOOD_BURST, FLOOD_PER_S)
+            if self._flood_taken[evil, key] > burst + per_s * self._world.clock.now_ms / 1_000:
+                self._blame("I12", f"{node.name} takes all that a {evil} says")
 
     def _check_order(self, node: Process, signer: Process) -> None:
         """I6: old news changes nothing, in whatever order it comes."""

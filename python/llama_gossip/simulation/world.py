@@ -13,8 +13,10 @@ from hashlib import blake2b
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.network import net_id
+from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation import faults as fault_draw
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.clock import Clock
@@ -29,6 +31,7 @@ from llama_gossip.simulation.stage import Stage
 from llama_gossip.simulation.stranger import Stranger
 from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.trouble import Trouble
+from llama_gossip.simulation.turns import Turns
 from llama_gossip.simulation.wires import Wires
 from llama_gossip.simulation.witness import Witness
 
@@ -44,6 +47,8 @@ STRANGER_KINDS = (
     FaultKind.CLAIM,
     FaultKind.COPY,
     FaultKind.DOUBLE,
+    FaultKind.GREEDY,
+    FaultKind.CROWD,
 )
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
@@ -91,6 +96,8 @@ class World:
         places = requesters + workers
         strangers = len(STRANGER_KINDS)
         self.wires = Wires(self.clock, rng, places + strangers, base_ms=scenario.base_delay_ms)
+        is_open = random.Random(f"{seed}/open").random() < scenario.open_share
+        self.policy = Policy(open_network=is_open)
         self.nodes = [self._node(place, ed25519) for place in range(places)]
         self.workers = self.nodes[requesters:]
         for worker in self.workers:
@@ -105,6 +112,7 @@ class World:
             lied=self.witness.lied,
             late_ms=self.witness.late_ms,
         )
+        self.turns = Turns(self.oracles.blame, open_network=is_open, ageing_ms=scenario.ageing_ms)
         self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGER_KINDS)]
         self.liars: set[NodeId] = set()
         self.struck: Counter[str] = Counter()
@@ -121,6 +129,8 @@ class World:
             verify=self.verify,
             net_id=NET_ID,
             around=self.stage,
+            policy=self.policy,
+            timers=Timers(ageing_ms=self.scenario.ageing_ms),
         )
 
     def _machine(self, worker: Process) -> Machine:
@@ -150,6 +160,7 @@ class World:
             wires=self.wires,
             victims=lambda: [node for node in self.nodes if node.life],
             assigned=self.oracles.foreign_assign,
+            open_network=self.policy.open_network,
         )
 
     # --- one seed ---

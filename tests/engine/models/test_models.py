@@ -110,6 +110,32 @@ def test_weights_that_are_not_here_are_asked_for_with_the_folder_to_fill(
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    "spec", ["smolm2-135m", "tinyllama", "some-org/Some-Llama", "here/is/no.gguf", "./broken"]
+)
+def test_a_spec_that_leads_nowhere_is_refused_by_the_quick_check_in_the_same_words(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    with pytest.raises(ModelUnavailable) as slow:
+        models.resolve(spec, tmp_path)
+    with pytest.raises(ModelUnavailable) as quick:
+        models.check(spec, tmp_path)
+    assert str(quick.value) == str(slow.value)
+    assert quick.value.hint == slow.value.hint
+
+
+def test_the_quick_check_takes_what_can_be_served_and_fetches_nothing(
+    llama: ModelFolder, tmp_path: Path
+) -> None:
+    where = tmp_path / "models"
+    for spec in (DEFAULT, "tiny-random", str(llama.path), str(llama.source)):
+        models.check(spec, where)
+    assert not where.exists()
+
+
 def test_a_typo_gets_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="unknown model 'smolm2-135m'") as caught:
         models.resolve("smolm2-135m", tmp_path)
