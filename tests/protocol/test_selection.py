@@ -81,7 +81,9 @@ def test_own_requests_in_flight_count_before_the_worker_announces_them() -> None
     assert picks(pool, chooser(ledger)) == {B: 300}
     ledger.end(A)
     ledger.end(A)
-    assert set(picks(pool, chooser(ledger))) == {A, B}
+    ledger.start(B)
+    ledger.end(B)
+    assert picks(pool, chooser(ledger)) == {A: 300}, "as good as B, and asked longer ago"
 
 
 def test_an_old_announced_load_does_not_hide_that_own_requests_have_ended() -> None:
@@ -102,6 +104,32 @@ def test_the_jobs_of_others_count_beside_the_own_ones() -> None:
     ledger.announced(A, 4)
     ledger.end(A)
     pool = candidates(a=peer(current_load=4), b=peer(current_load=2))
+    assert picks(pool, chooser(ledger)) == {B: 300}
+
+
+def test_of_two_that_are_alike_the_one_asked_longer_ago_is_taken() -> None:
+    ledger = Ledger(timers=Timers())
+    pool = candidates(a=peer(tokens_per_s=10.0), b=peer(tokens_per_s=11.5))
+    taken = []
+    for _ in range(20):
+        [chosen] = picks(pool, chooser(ledger), times=1)
+        taken.append(chosen)
+        ledger.start(chosen)
+        ledger.end(chosen)
+    assert taken[1:] == [A if node == B else B for node in taken[:-1]], "in turn"
+    pool = candidates(a=peer(tokens_per_s=10.0), b=peer(tokens_per_s=13.0))
+    ledger.start(B)
+    ledger.end(B)
+    assert picks(pool, chooser(ledger)) == {B: 300}, "one that is faster is not alike"
+
+
+def test_a_worker_that_was_never_asked_is_thought_as_quick_as_the_others_are() -> None:
+    ledger = Ledger(timers=Timers())
+    ledger.first_token(A, 15)
+    pool = candidates(a=peer(tokens_per_s=1_000.0), b=peer(tokens_per_s=1_000.0))
+    assert picks(pool, chooser(ledger)).keys() == {A, B}
+    ledger.start(A)
+    ledger.end(A)
     assert picks(pool, chooser(ledger)) == {B: 300}
 
 

@@ -22,6 +22,7 @@ from llama_gossip.protocol.messages import (
 )
 from llama_gossip.protocol.request import BYTES_PER_TOKEN
 from llama_gossip.protocol.states import RequestState
+from llama_gossip.protocol.streams import Delivery
 from tests.protocol.asking import Asking
 from tests.protocol.fakewire import NET_ID, WALL_MS
 from tests.protocol.hand import OWN_BOOT, Hand, key
@@ -202,6 +203,15 @@ def test_a_node_that_has_just_joined_waits_for_its_roster_too() -> None:
     asking.client.wait(2_999)
     assert asking.failed() == []
     asking.client.wait(1)
+    assert len(asking.failed()) == 1
+
+
+def test_who_wants_gossip_and_knows_only_its_own_worker_asks_the_topic_before_it_gives_up() -> None:
+    asking = Asking()
+    asking.client.feed(ev.EngineChanged(ScriptedModel(name="rare").capacity()))
+    asking.submit(delivery=Delivery.GOSSIP)
+    assert (len(asking.asked()), asking.failed()) == (1, [])
+    asking.client.wait(2_000)
     assert len(asking.failed()) == 1
 
 

@@ -21,6 +21,7 @@ from llama_gossip.protocol.streams import Plane
 MAX_BOOT_CORRECTIONS = 2  # a request: a worker that restarts more often than that is not there
 # What a worker's Error code tells the user when it is the request's own fault.
 REQUEST_FAULTS = {"bad_request": "bad_request", "unsupported": "bad_request", "deadline": "timeout"}
+ENGINE_FAULTS = ("engine_failed", "engine_stalled")  # a worker that says so of itself is avoided for a while
 # What another worker may do all the same: it has more room, or its engine is not told to stop.
 ELSEWHERE = ("too_long", "cancelled")
 _HINTS = {"bad_request": "change the request", "timeout": "give it more time: --deadline"}
@@ -46,6 +47,11 @@ def settle(
             if attempt.plane is Plane.GOSSIP:
                 ledger.far(worker, 0)  # dialling is worth a try again
             ledger.out(worker, newest, now_ms)
+            request.tired.add(worker)
+        case (
+            How.IDLE
+        ):  # an engine that is fed and makes nothing is its own fault, whoever else may be cut off
+            ledger.fault(worker, now_ms)
             request.tired.add(worker)
         case How.FAULT:
             ledger.fault(worker, now_ms)
@@ -123,6 +129,8 @@ def _settle_error(
     elif error.code == "draining":
         ledger.out(attempt.worker, newest, desk.now.mono_ms)
     else:
+        if error.code in ENGINE_FAULTS:
+            ledger.fault(attempt.worker, desk.now.mono_ms)
         request.tired.add(attempt.worker)
         return False
     return True
@@ -134,7 +142,7 @@ def _strike(ledger: Ledger, request: Request, attempt: Attempt, ended: Ended) ->
         request.strikes = 0
     elif attempt.accepted:
         stranger = ledger.peek(attempt.worker).completed == 0
-        if not (ended.how is How.SILENT and stranger):
+        if not (ended.how in (How.SILENT, How.IDLE) and stranger):
             request.strikes += 1
 
 

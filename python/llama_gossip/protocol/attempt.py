@@ -50,7 +50,8 @@ class How(Enum):
     REJECTED = auto()
     LOST = auto()  # stream or connection gone
     REFUSED = auto()  # its allowlist does not name this node
-    SILENT = auto()  # accept, stall, first-token or no-advance timer
+    SILENT = auto()  # accept or stall timer, or no headway in a queue
+    IDLE = auto()  # alive, with a slot for it, and no headway: a hung engine, or one that does not try
     FAULT = auto()  # wrong bytes: its own fault
     DIGEST = auto()  # the answer's digest is not that of its text
     ERROR = auto()  # it said Error
@@ -176,9 +177,11 @@ class Attempt:
             case "stall":
                 return Ended(How.SILENT, f"was silent for {self._stall_ms} ms")
             case "advance" if self.received:
-                return Ended(How.SILENT, "made no token for too long")
+                return Ended(How.IDLE, "made no token for too long")
             case "advance":
-                return Ended(How.SILENT, "made no headway towards the first token")
+                waits = self._advance[0] is Phase.QUEUED
+                how = How.SILENT if waits else How.IDLE
+                return Ended(how, "made no headway towards the first token")
             case _:
                 raise AssertionError(f"no such timer: {name}")
 

@@ -19,6 +19,7 @@ from llama_gossip.protocol.presence import Presence
 from llama_gossip.protocol.ratelimit import SIGNER_RATES, Buckets
 
 MAX_PENDING = 256  # Claims that wait for their moment: a second of the busiest network
+MAX_SEEN = 64  # Claims of others that are remembered of one request: as many as its requester takes
 BETTER_CLAIMS = 3  # of three that are faster the requester needs no fourth
 
 
@@ -26,7 +27,7 @@ BETTER_CLAIMS = 3  # of three that are faster the requester needs no fourth
 class Pending:
     number: int
     request: Request
-    better: set[NodeId] = field(default_factory=set)  # who has claimed to be faster
+    seen: dict[NodeId, int] = field(default_factory=dict)  # who has claimed it, and with which est_ttft_ms
 
 
 class Claimer:
@@ -67,20 +68,20 @@ class Claimer:
     def overheard(self, sender: NodeId, claim: Claim) -> None:
         """Another worker's Claim for the same request."""
         pending = self._pending.get((claim.requester, claim.request_id))
-        if pending is None or claim.est_ttft_ms >= self._est_ttft_ms():
-            return
-        pending.better.add(sender)
-        if len(pending.better) >= BETTER_CLAIMS:
-            self._drop(pending)
-            self._desk.agenda.cancel(_key(pending.number))
-            self._desk.count("claims_held_back")
+        if pending is not None and (sender in pending.seen or len(pending.seen) < MAX_SEEN):
+            pending.seen[sender] = claim.est_ttft_ms
 
     def timer(self, number: int) -> None:
         """The moment has come; what could be served then may have become impossible."""
         desk, pending = self._desk, self._by_number[number]
-        self._drop(pending)
+        del self._by_number[number]
+        del self._pending[pending.request.requester, pending.request.request_id]
         offer = self._offer(pending.request)
         if offer is None:
+            return
+        own_ms = self._est_ttft_ms()
+        if sum(est_ttft_ms < own_ms for est_ttft_ms in pending.seen.values()) >= BETTER_CLAIMS:
+            desk.count("claims_held_back")
             return
         if not self._budget.take(Kind.CLAIM, SIGNER_RATES[Kind.CLAIM], desk.now.mono_ms):
             desk.count("claims_over_rate")
@@ -135,10 +136,6 @@ class Claimer:
         load = (queue.running + queue.queued) / max(1, queue.slots)
         own_ms = min(timers.claim_delay_max_ms, round(load * timers.claim_delay_ms))
         return own_ms + self._desk.rng.randint(0, timers.claim_jitter_ms)
-
-    def _drop(self, pending: Pending) -> None:
-        del self._by_number[pending.number]
-        del self._pending[pending.request.requester, pending.request.request_id]
 
 
 def _key(number: int) -> TimerKey:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from llama_gossip.protocol.affinity import Affinity
 from llama_gossip.protocol.bids import add_bids
 from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
@@ -49,6 +50,7 @@ class Finder:
         self._chooser = Chooser(ledger, desk.timers, desk.rng, explore_share)
         self._allowlist = allowlist
         self._joined_mono_ms: int | None = None
+        self._affinity = Affinity(desk.timers)
 
     def joined(self) -> None:
         if self._joined_mono_ms is None:
@@ -68,6 +70,10 @@ class Finder:
         """One to dial in advance, while the live attempt is silent."""
         live = request.attempt
         return self._choose(request, self._survey(request), live.worker if live is not None else None)
+
+    def answered(self, request: Request, worker: NodeId) -> None:
+        """Its worker holds the conversation from now on."""
+        self._affinity.keep(request.links, worker, self._desk.now.mono_ms)
 
     def newest(self, candidate: Candidate) -> tuple[int, int]:
         """(boot, seq) of its newest Announce: what it says after this is news."""
@@ -91,9 +97,10 @@ class Finder:
         def barred_or_tired(worker: NodeId) -> bool:
             return barred(worker) or worker in request.tired
 
-        want, now = request.want(), self._desk.now
-        rested = self._chooser.choose(found.fit, want, barred=barred_or_tired, now=now)
-        return rested or self._chooser.choose(found.fit, want, barred=barred, now=now)
+        want, now, choose = request.want(), self._desk.now, self._chooser.choose
+        holder = self._affinity.worker(request.links, now.mono_ms)
+        rested = choose(found.fit, want, barred=barred_or_tired, now=now, holder=holder)
+        return rested or choose(found.fit, want, barred=barred, now=now, holder=holder)
 
     # --- by gossip ---
 
@@ -150,7 +157,7 @@ class Finder:
             return Hold(grace, self._why_none(request, found))
         now_ms = self._desk.now.mono_ms
         ends = [end for c in willing if (end := self._hold_end(request, c, grace)) > now_ms]
-        return Hold(min(ends, default=now_ms), why_nobody(request, found))
+        return Hold(min(ends, default=grace), why_nobody(request, found))
 
     def why_late(self, request: Request) -> Why:
         """The deadline has passed. More time would not have helped what is too long for everybody."""

@@ -18,6 +18,7 @@ MAX_RECORDS = 4_096  # as many as the roster can hold
 @dataclass(slots=True)
 class Record:
     in_flight: int = 0  # own attempts on it
+    last_start: int = 0  # the number of the newest own attempt, counted over all workers
     others: int | None = None  # jobs of others when it last announced itself; None: as announced
     ttft_ms: float | None = None
     tokens_per_s: float | None = None  # of one request alone
@@ -34,6 +35,8 @@ class Ledger:
     def __init__(self, *, timers: Timers) -> None:
         self._timers = timers
         self._records: dict[NodeId, Record] = {}
+        self._starts = 0
+        self.usual_ttft_ms: float | None = None  # over all workers: what one that was never asked may take
 
     def record(self, worker: NodeId) -> Record:
         known = self._records.get(worker)
@@ -49,7 +52,10 @@ class Ledger:
         return self._records.get(worker) or Record()
 
     def start(self, worker: NodeId) -> None:
-        self.record(worker).in_flight += 1
+        record = self.record(worker)
+        record.in_flight += 1
+        self._starts += 1
+        record.last_start = self._starts
 
     def end(self, worker: NodeId) -> None:
         self.record(worker).in_flight -= 1
@@ -64,6 +70,7 @@ class Ledger:
     def first_token(self, worker: NodeId, ttft_ms: float) -> None:
         record = self.record(worker)
         record.ttft_ms = _blend(record.ttft_ms, ttft_ms)
+        self.usual_ttft_ms = _blend(self.usual_ttft_ms, ttft_ms)
 
     def success(self, worker: NodeId, tokens_per_s: float | None, slots: int) -> None:
         """A whole answer. Its speed counts as what it would have been alone, as far as that can be told from

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llama_gossip.protocol.admission import prompt_bytes
+from llama_gossip.protocol.affinity import links_of
 from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.attempt import Attempt
 from llama_gossip.protocol.events import Submit
@@ -16,11 +17,24 @@ from llama_gossip.protocol.resumption import Prefix
 from llama_gossip.protocol.selection import Candidate, Want
 from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
 from llama_gossip.protocol.streams import Delivery, Visibility
+from llama_gossip.protocol.timers import Timers
 
 MAX_STRIKES = 3  # accepted attempts in a row without one new token
 MAX_ATTEMPTS = 16  # accepted, in all
 BYTES_PER_TOKEN = 8  # of a prompt that no tokeniser has seen: no vocabulary makes fewer of usual text
 MAX_TRAIL = 64  # lines kept: enough to explain, bounded for a request that waits long
+
+
+def begun(submit: Submit, timers: Timers, now_mono_ms: int) -> Request:
+    deadline_ms = timers.deadline_ms if submit.deadline_ms is None else submit.deadline_ms
+    return Request(
+        submit,
+        prompt_tokens=known_tokens(submit),
+        links=links_of(submit.model, submit.prompt),
+        submitted_mono_ms=now_mono_ms,
+        deadline_mono_ms=now_mono_ms + deadline_ms,
+        stall_ms=timers.stall_ms,
+    )
 
 
 def known_tokens(submit: Submit) -> int:
@@ -51,6 +65,7 @@ class Seam:
 class Request:
     submit: Submit
     prompt_tokens: int  # at least, as far as it is known; what a Request tells of it
+    links: tuple[bytes, ...]  # of its conversation
     submitted_mono_ms: int
     deadline_mono_ms: int
     stall_ms: int

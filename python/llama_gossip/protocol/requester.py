@@ -33,7 +33,7 @@ from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.limits import TOO_BIG_FOR_GOSSIP
 from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, Token
 from llama_gossip.protocol.nobody import Why, why_unsendable
-from llama_gossip.protocol.request import Request, known_tokens
+from llama_gossip.protocol.request import Request, begun
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.solicitor import Solicitor, check_public
 from llama_gossip.protocol.states import RequestStep
@@ -76,9 +76,7 @@ class Requester:
         """Raises UsageError for a request id that is still in use."""
         if event.request_id in self._requests:
             raise UsageError("this request id is in use", hint="draw 16 random bytes a request")
-        timers, now_ms = self._desk.timers, self._desk.now.mono_ms
-        deadline_ms = timers.deadline_ms if event.deadline_ms is None else event.deadline_ms
-        request = Request(event, known_tokens(event), now_ms, now_ms + deadline_ms, timers.stall_ms)
+        request = begun(event, self._desk.timers, self._desk.now.mono_ms)
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
@@ -280,6 +278,7 @@ class Requester:
         self._mend(request, attempt)
         slots = attempt.candidate.capacity.max_concurrent
         self._ledger.success(attempt.worker, attempt.tokens_per_s(), slots)
+        self._finder.answered(request, attempt.worker)
         self._release_attempt(request, attempt)
         request.closing = attempt.stream
         self._by_stream[attempt.stream] = request
@@ -331,7 +330,8 @@ class Requester:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.DONE))
             case How.FAULT | How.DIGEST if attempt.plane is Plane.DIRECT:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.PROTOCOL))
-            case How.SILENT | How.SHORT | How.UNEQUAL | How.FAULT | How.DIGEST:  # a Packet brings no reset
+            case How.SILENT | How.IDLE | How.SHORT | How.UNEQUAL | How.FAULT | How.DIGEST:
+                # On a stream only what is no fault; a Packet brings no reset.
                 self._cancel_live(attempt, ended.reason)
             case How.LOST | How.REFUSED:
                 self._desk.emit(ResetStream(attempt.stream, StreamCode.CANCELLED))

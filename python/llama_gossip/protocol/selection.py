@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from llama_gossip.protocol.affinity import AFFINITY_FACTOR
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
@@ -24,6 +25,7 @@ EXPLORE_SHARE = 0.05  # of the picks in a closed network: old measurements get a
 UNKNOWN_TOKENS_PER_S = 10.0  # a worker that announces no speed: neither favoured nor starved
 SLOWEST_TOKENS_PER_S = 0.001  # what an announced speed is at least: negative or next to zero makes no score
 UNKNOWN_TTFT_MS = 200.0
+ALIKE = 1.2  # measurements of equal workers differ by as much: without it the last of them is never asked
 SATURATED_MS = 60_000.0  # what a stale Announce adds: chosen only when nobody fresh is there
 
 
@@ -155,24 +157,55 @@ class Chooser:
     explore_share: float = EXPLORE_SHARE
 
     def choose(
-        self, candidates: list[Candidate], want: Want, *, barred: Callable[[NodeId], bool], now: Now
+        self,
+        candidates: list[Candidate],
+        want: Want,
+        *,
+        barred: Callable[[NodeId], bool],
+        now: Now,
+        holder: NodeId | None = None,
     ) -> Candidate | None:
-        """`barred`: what this one request must not try again or is trying already."""
+        """`barred`: what this one request must not try again or is trying already. holder: who holds its
+        conversation."""
         pool = [c for c in candidates if not barred(c.node_id) and self.available(c, now)]
         awake = [c for c in pool if self.ledger.peek(c.node_id).cooldown_until_ms <= now.mono_ms]
         pool = _most_exact(awake or pool, want)  # if everyone is on cooldown, cooldowns are ignored
         if len(pool) < 2:
             return pool[0] if pool else None
+        if (kept := self._kept(pool, want, holder, now)) is not None:
+            return kept
         if self.rng.random() < self.explore_share:
             return self.rng.choice(pool)
         if all(c.est_ttft_ms is not None for c in pool):  # claimed for this node alone: no herd to scatter
             return min(pool, key=lambda c: self.score_ms(c, want, now))
-        return min(self.rng.sample(pool, 2), key=lambda c: self.score_ms(c, want, now))
+        return self._better(*self.rng.sample(pool, 2), want=want, now=now)
+
+    def _better(self, one: Candidate, other: Candidate, *, want: Want, now: Now) -> Candidate:
+        """The one with the better score; of two alike with equal load, the one that was asked longer ago."""
+        best, worst = sorted((one, other), key=lambda c: self.score_ms(c, want, now))
+        alike = self.score_ms(worst, want, now) <= ALIKE * self.score_ms(best, want, now)
+        if not alike or self._load(best) != self._load(worst):
+            return best
+        return min((best, worst), key=lambda c: self.ledger.peek(c.node_id).last_start)
+
+    def _kept(self, pool: list[Candidate], want: Want, holder: NodeId | None, now: Now) -> Candidate | None:
+        """The holder, unless it is much worse than the best."""
+        kept = next((c for c in pool if c.node_id == holder), None)
+        if kept is None:
+            return None
+        best_ms = min(self.score_ms(c, want, now) for c in pool)
+        return kept if self.score_ms(kept, want, now) <= AFFINITY_FACTOR * best_ms else None
 
     def available(self, candidate: Candidate, now: Now) -> bool:
         """Neither held by its own retry_after nor out since a failure."""
         record = self.ledger.peek(candidate.node_id)
         return record.held_until_ms <= now.mono_ms and not is_out(record, candidate)
+
+    def _load(self, candidate: Candidate) -> int:
+        """Jobs that it has, as far as is known."""
+        record, capacity = self.ledger.peek(candidate.node_id), candidate.capacity
+        announced = capacity.current_load + capacity.queue_depth
+        return record.in_flight + (announced if record.others is None else record.others)
 
     def score_ms(self, candidate: Candidate, want: Want, now: Now) -> float:
         """Estimated time to the whole answer. Own measurements first, announced values second."""
@@ -181,15 +214,15 @@ class Chooser:
         announced_tokens_per_s = capacity.tokens_per_s or UNKNOWN_TOKENS_PER_S
         tokens_per_s = max(record.tokens_per_s or announced_tokens_per_s, SLOWEST_TOKENS_PER_S)
         slots = max(1, capacity.max_concurrent)
-        announced = capacity.current_load + capacity.queue_depth
-        load = record.in_flight + (announced if record.others is None else record.others)
+        load = self._load(candidate)
         # As if the engine did one thing at a time: right for a serial one, and for a batching one it prefers
         # the less loaded of two equals. With a milder factor old measurements outweigh the load, and all
         # run to the worker that was idle last.
         generate_ms = want.max_tokens / tokens_per_s * 1_000 * (1 + min(load, slots))
         waiting_rounds = max(0, load - slots + 1) / slots
         queue_ms = max(float(capacity.queue_ms), waiting_rounds * generate_ms)
-        ttft_ms = UNKNOWN_TTFT_MS if record.ttft_ms is None else record.ttft_ms
+        usual_ms = UNKNOWN_TTFT_MS if self.ledger.usual_ttft_ms is None else self.ledger.usual_ttft_ms
+        ttft_ms = usual_ms if record.ttft_ms is None else record.ttft_ms
         if candidate.est_ttft_ms is not None:  # with its queue, and measured ones never lie
             queue_ms, ttft_ms = 0.0, max(float(candidate.est_ttft_ms), record.ttft_ms or 0.0)
         stale = now.mono_ms - candidate.received_mono_ms > self.timers.stale_ms

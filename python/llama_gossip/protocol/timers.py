@@ -57,6 +57,7 @@ class Timers:
     solicit_gap_ms: int = 500  # from a round to the next, doubled each time
     solicit_gap_max_ms: int = 4_000
     claim_ttl_ms: int = 15_000  # as long as an Announce is a worker's newest word
+    affinity_ms: int = 1_200_000  # how long a conversation prefers its worker: 20 min
     out_patience_ms: int = 20_000  # a worker that lives announces anew within 18 s
     deadline_ms: int = 300_000  # default; plus 2 x max_tokens / announced tokens_per_s
     # --- a job, seen by the worker ---

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from llama_gossip.errors import ProtocolError
+from llama_gossip.protocol.affinity import MAX_CONVERSATIONS
 from llama_gossip.protocol.call import MAX_BIDS, MAX_CALLS
 from llama_gossip.protocol.claimer import MAX_PENDING
 from llama_gossip.protocol.codec import decode_payload, encode_payload
@@ -140,6 +141,7 @@ def overfull(core: Core) -> str:
         ("questions to the topic", len(calls), MAX_CALLS),
         ("claims of one question", max((len(c.bids) + len(c.gathered) for c in calls), default=0), MAX_BIDS),
         ("claims that wait", len(core._claimer), MAX_PENDING),
+        ("conversations", len(requester._finder._affinity), MAX_CONVERSATIONS),
     ):
         if size > most:
             return f"{name}: {size}, at most {most}"

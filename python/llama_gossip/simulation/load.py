@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, RequestId
@@ -14,6 +14,7 @@ from llama_gossip.simulation.scenario import Scenario
 
 CANARY = "canary:"  # what I13 looks for on the topic
 DATE = "2026-11-24"
+RECENT = 20  # asks among which a conversation goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,28 @@ def draw(rng: random.Random, scenario: Scenario, *, start_ms: int, late_ms: int)
     late = round(scenario.requests * scenario.late_share)
     asks: list[Ask] = []
     at_ms = float(start_ms)
-    for _ in range(scenario.requests - late):
+    early = min(scenario.early, scenario.requests - late)
+    for _ in range(scenario.requests - late - early):
         at_ms += rng.expovariate(per_s / 1_000)
         asks.append(_ask(rng, scenario, round(at_ms), calm=False))
     end_ms = round(at_ms)
     asks.extend(_ask(rng, scenario, end_ms + late_ms + 300 * n, calm=True) for n in range(late))
-    return asks, end_ms
+    first = [_ask(rng, scenario, rng.randrange(start_ms), calm=False) for _ in range(early)]
+    return _conversations(rng, scenario, [*first, *asks]), end_ms
+
+
+def _conversations(rng: random.Random, scenario: Scenario, asks: list[Ask]) -> list[Ask]:
+    """Some become the next turn of one that was asked before."""
+    turns: list[Ask] = []
+    for ask in asks:
+        if turns and rng.random() < scenario.turn_share:
+            before, own = rng.choice(turns[-RECENT:]).submit.prompt, ask.submit.prompt
+            assert isinstance(before, ChatPrompt)
+            assert isinstance(own, ChatPrompt)
+            prompt = ChatPrompt((*before.messages, ("assistant", "…"), *own.messages))
+            ask = replace(ask, submit=replace(ask.submit, prompt=prompt))
+        turns.append(ask)
+    return turns
 
 
 def _ask(rng: random.Random, scenario: Scenario, at_ms: int, *, calm: bool) -> Ask:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
+from llama_gossip.protocol.limits import MAX_ANNOUNCED_MODELS
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NumericsClass, Phase, PromptFacts
 from llama_gossip.simulation.answers import WEIGHTS, WholeAnswer, answer_to
 from llama_gossip.simulation.clock import Clock
@@ -47,6 +48,7 @@ class Machine:
         step_tokens: int,
         prefill_ms: int,
     ) -> None:
+        self.crowded = False  # it has more models than an Announce holds, and the one that is asked for last
         self.slots = slots
         self.step_ms = step_ms
         self.step_tokens = step_tokens
@@ -67,9 +69,13 @@ class Machine:
         self._held: list[tuple[Callable[[Run], None], Run]] = []
 
     def capacity(self) -> Capacity:
-        offer = ModelOffer(MODEL, WEIGHTS, CONTEXT, "none", NUMERICS, NumericsClass.EXACT)
+        others = [f"other-{number}" for number in range(MAX_ANNOUNCED_MODELS)] if self.crowded else []
+        models = tuple(
+            ModelOffer(name, WEIGHTS, CONTEXT, "none", NUMERICS, NumericsClass.EXACT)
+            for name in (*others, MODEL)
+        )
         speed = self.step_tokens * 1_000 / self.step_ms
-        return Capacity("simulation", "cpu", (offer,), self.slots, 0, 0, 0, speed, 1 << 30)
+        return Capacity("simulation", "cpu", models, self.slots, 0, 0, 0, speed, 1 << 30)
 
     def start(self, job: ef.StartJob, *, counted: Callable[[], bool]) -> None:
         answer = answer_to(job.prompt, job.config.seed, job.config.max_tokens)

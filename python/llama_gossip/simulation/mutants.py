@@ -10,6 +10,7 @@ from llama_gossip.simulation.mutant import Mutant
 from llama_gossip.simulation.mutants_of_delivery import OF_DELIVERY
 from llama_gossip.simulation.mutants_of_gossip import OF_GOSSIP
 from llama_gossip.simulation.mutants_of_requesters import OF_REQUESTERS
+from llama_gossip.simulation.mutants_of_soliciting import OF_SOLICITING
 from llama_gossip.simulation.mutants_of_workers import OF_WORKERS
 
-MUTANTS: tuple[Mutant, ...] = (*OF_WORKERS, *OF_GOSSIP, *OF_REQUESTERS, *OF_DELIVERY)
+MUTANTS: tuple[Mutant, ...] = (*OF_WORKERS, *OF_GOSSIP, *OF_REQUESTERS, *OF_SOLICITING, *OF_DELIVERY)

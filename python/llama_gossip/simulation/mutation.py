@@ -24,7 +24,7 @@ from llama_gossip.simulation.parallel import in_order
 from llama_gossip.simulation.scenario import Scenario, kinds_of, profile
 
 _PACKAGES = ("llama_gossip.protocol", "llama_gossip.simulation")
-_LISTS = ("mutants_of_delivery", "mutants_of_gossip", "mutants_of_requesters", "mutants_of_workers")
+_LISTS = tuple(f"mutants_of_{part}" for part in ("delivery", "gossip", "requesters", "soliciting", "workers"))
 _KEPT = frozenset(
     {
         f"llama_gossip.simulation.{name}"

@@ -38,6 +38,10 @@ class Scenario:
     requests: int = 150  # of one seed
     requests_per_s: Range = (6, 16)  # of all requesters
     patient_share: float = 0.1  # of the seeds: a fifth of that, so that what takes a minute shows
+    early: int = 2  # asked before anybody has heard of anybody
+    turn_share: float = 0.1  # go on with an earlier conversation
+    crowded_share: float = 0.15  # of the workers: their Announce does not name the model
+    all_crowded_share: float = 0.04  # of the seeds: no Announce does
     open_share: float = 0.15  # of the seeds are open networks: nobody vouches for a key
     ageing_ms: int = 2_000  # a fifth of the live one: a seed lasts for half a minute, not for many
     late_share: float = 0.06  # asked long after the heal: these must all succeed

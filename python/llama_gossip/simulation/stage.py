@@ -16,10 +16,12 @@ from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_ASSIGN_BYTES
 from llama_gossip.protocol.messages import Assign, Kind, NodeId
 from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
+from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
 from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.shunning import Shunning
 from llama_gossip.simulation.wires import End
 from llama_gossip.simulation.witness import Witness
 
@@ -37,6 +39,8 @@ class Stage:
         self.trace = 0
         self._world = world
         self._witness: Witness = world.witness
+        self._chatter = Chatter(self._blame, world.clock)
+        self._shunning = Shunning(world)
         self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
@@ -75,6 +79,7 @@ class Stage:
                     self._world.wires.finish(end)
             case ef.ResetStream(stream, code):
                 if (end := self._own_end(node, stream)) is not None:
+                    self._shunning.was_reset(end, code)
                     self._world.wires.reset(end, code)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
@@ -107,6 +112,8 @@ class Stage:
             self._world.oracles.announced(node.node_id, node.life, self._world.clock.now_ms)
         elif data[2] == Kind.PACKET:
             self.packets.sees(node, data)
+        else:
+            self._chatter.said(node, data)
         self._world.topic.broadcast(node.place, data)
 
     def _write(self, node: Process, stream: int, data: bytes) -> None:
@@ -151,12 +158,14 @@ class Stage:
         assert isinstance(assign, Assign)
         self._world.oracles.assigned(node.node_id, assign, self._world.clock.now_ms)
         self._witness.attempt_ends[node.node_id, assign.request_id, assign.attempt] = end
-        worker = self._world.by_id[assign.worker]
-        for stranger in self._world.strangers:
-            stranger.overhear(worker, data)
+        worker = self._world.by_id.get(assign.worker)
+        if worker is not None:
+            for stranger in self._world.strangers:
+                stranger.overhear(worker, data)
 
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
+        self._shunning.dialled(node, worker, self._dials)
         self._dials[key] = worker
 
         def done(end: End | None, reason: str) -> None:
@@ -169,7 +178,8 @@ class Stage:
                 self._witness.bad_news(node, worker)
                 node.feed(ev.DialFailed(dial, reason))
 
-        self._world.wires.dial(node, self._world.by_id.get(worker), timeout_ms, done)
+        target = self._world.by_id.get(worker) or self._world.strangers_by_id.get(worker)
+        self._world.wires.dial(node, target, timeout_ms, done)
 
     def _start_job(self, node: Process, start: ef.StartJob) -> None:
         machine = node.machine
@@ -211,6 +221,8 @@ class Stage:
 
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)
+        if accepted:
+            self._chatter.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import KeySigner, Signer, sign_envelope
+from llama_gossip.protocol.envelope import (
+    KeySigner,
+    Signer,
+    decode_envelope,
+    sign_envelope,
+    split_envelope,
+)
 from llama_gossip.protocol.frames import prefixed
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import (
@@ -97,7 +103,7 @@ class Stranger:
         self._until_ms = 0
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
-        topic.taps.append(lambda place, data: self._memory.append((place, data)))
+        topic.taps.append(self._tap)
 
     @property
     def node_id(self) -> NodeId:
@@ -107,7 +113,16 @@ class Stranger:
         return sign_envelope(message, self._signer, self._net_id)
 
     def feed(self, event: ev.Event) -> None:
-        """It does not care what is answered."""
+        """It does not care what is answered; what it has claimed it does not serve."""
+        if not isinstance(event, ev.StreamData) or self.kind is not FaultKind.CLAIM:
+            return
+        end = self._wires.ends.get(event.stream)
+        if end is None or end.ended or self._rng.random() < 0.5:
+            return
+        if self._rng.random() < 0.5:
+            self._wires.write(end, self._rng.choice(GARBAGE) or b"\0")
+        else:
+            self._wires.finish(end)
 
     def act(self, until_ms: int) -> None:
         self._until_ms = until_ms
@@ -132,7 +147,9 @@ class Stranger:
             case FaultKind.COPY:
                 self._copy()
             case _:
-                self._claim()
+                victims = self._victims()
+                requester = self._rng.choice(victims).node_id if victims else self.node_id
+                self._claim(requester, RequestId(self._rng.randbytes(16)))
         self.sent += 1
         self._clock.after(50 + int(self._rng.random() * 900), self.act, until_ms)
 
@@ -319,11 +336,18 @@ class Stranger:
             announce = Announce(head, "crowd", _NOTHING, NodeState.CLIENT, (), bytes(32), (), 180_000, ())
             self._topic.inject(who, sign_envelope(announce, signer, self._net_id), "crowd")
 
-    def _claim(self) -> None:
+    def _tap(self, place: int, data: bytes) -> None:
+        """It hears what the others hear, and claims whatever is asked for, faster than anybody."""
+        self._memory.append((place, data))
+        claims = self.kind is FaultKind.CLAIM and self._clock.now_ms < self._until_ms
+        if claims and data[2] == Kind.REQUEST:
+            asked = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+            assert isinstance(asked, Request)
+            delay_ms = int(self._rng.random() ** 2 * 200)
+            self._clock.after(delay_ms, self._claim, asked.requester, asked.request_id)
+
+    def _claim(self, requester: NodeId, request_id: RequestId) -> None:
         """Two Claims for one request that say different things, and one in the name of another."""
-        victims = self._victims()
-        requester = self._rng.choice(victims).node_id if victims else self.node_id
-        request_id = RequestId(self._rng.randbytes(16))
         for speed in (1.0, 1e6):
             claim = Claim(
                 head=self._head(),
@@ -331,7 +355,7 @@ class Stranger:
                 request_id=request_id,
                 worker=self.node_id if speed > 1 else requester,
                 queue_position=0,
-                est_ttft_ms=1,
+                est_ttft_ms=int(self._rng.random() * 3),
                 tokens_per_s=speed,
                 digest=WEIGHTS,
                 numerics_id=None,

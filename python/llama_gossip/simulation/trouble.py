@@ -104,6 +104,7 @@ class Trouble:
             node.skew_ms = (
                 rng.randint(-FAR_SKEW_MS, FAR_SKEW_MS) if far else rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)
             )
+            node.stepped_ms = self._world.clock.now_ms  # its first Announces have told another time
 
     def _make_liar(self, fault: Fault) -> None:
         """The last worker never lies: somebody has to be there."""
@@ -289,7 +290,7 @@ class Trouble:
             node.resume()
             if node.skew_ms:
                 node.skew_ms = 0
-                node.healthy_since_ms = world.clock.now_ms
+                node.healthy_since_ms = node.stepped_ms = world.clock.now_ms
             if node.liar is not None and node.liar.lie not in STAYING:
                 self.kill(node, silently=True)
                 node.liar = None  # its next life is honest

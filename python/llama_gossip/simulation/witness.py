@@ -63,10 +63,17 @@ class Witness:
 
     def retried(self, node: Process, end: ef.Retried) -> None:
         """I11: an engine that nothing is wrong with makes what it is asked for."""
-        worker = self._world.by_id[end.worker]
-        sound = worker.machine is not None and not worker.machine.failing and worker.liar is None
+        worker = self._world.by_id.get(end.worker)
+        sound = (
+            worker is not None
+            and worker.machine is not None
+            and not worker.machine.failing
+            and worker.liar is None
+        )
         if sound and end.reason.startswith("engine_failed") and PLANNED not in end.reason:
-            self._blame("I11", f"a job of {worker.name}'s sound engine has failed: {end.reason}")
+            self._blame(
+                "I11", f"a job of {worker.name if worker else ''}'s sound engine has failed: {end.reason}"
+            )
         self.bad_news(node, end.worker)
         self.must_be_let_go(node, end.request_id, end.attempt)
 
@@ -212,13 +219,13 @@ class Witness:
             return ""
         last = story.assigns[max(story.assigns)].worker if story.assigns else None
         for worker in self._world.workers:
-            if worker.node_id == last:
-                continue  # it has failed just now
-            if self._could_serve(asker, worker, now_ms):
+            if worker.node_id == last or (worker.machine is not None and worker.machine.crowded):
+                continue  # it has failed just now; it may not have heard the Request
+            if self.could_serve(asker, worker, now_ms):
                 return worker.name
         return ""
 
-    def _could_serve(self, asker: Process, worker: Process, now_ms: int) -> bool:
+    def could_serve(self, asker: Process, worker: Process, now_ms: int) -> bool:
         machine = worker.machine
         if not worker.life or worker.paused or worker.leaving or worker.liar is not None or machine is None:
             return False

@@ -100,8 +100,11 @@ class World:
         self.policy = Policy(open_network=is_open)
         self.nodes = [self._node(place, ed25519) for place in range(places)]
         self.workers = self.nodes[requesters:]
+        crowds = random.Random(f"{seed}/crowded")
+        share = 1.0 if crowds.random() < scenario.all_crowded_share else scenario.crowded_share
         for worker in self.workers:
             worker.machine = self._machine(worker)
+            worker.machine.crowded = crowds.random() < share
         self.askers = [*self.nodes[:requesters], *self.workers[:hybrids]]
         self.by_id = {node.node_id: node for node in self.nodes}
         self.topic = Topic(self.clock, rng, self.nodes)
@@ -114,6 +117,7 @@ class World:
         )
         self.turns = Turns(self.oracles.blame, open_network=is_open, ageing_ms=scenario.ageing_ms)
         self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGER_KINDS)]
+        self.strangers_by_id = {stranger.node_id: stranger for stranger in self.strangers}
         self.liars: set[NodeId] = set()
         self.struck: Counter[str] = Counter()
         self.trouble = Trouble(self)

@@ -1,0 +1,93 @@
+"""Mutants of choosing and asking: cooldowns, Requests, Claims."""
+
+from __future__ import annotations
+
+from llama_gossip.simulation.mutant import Mutant
+from llama_gossip.simulation.mutant import of_the_core as _mutant
+
+OF_SOLICITING: tuple[Mutant, ...] = (
+    _mutant(
+        "cooldown",
+        "ledger",
+        "        record.cooldown_until_ms = now_mono_ms + max(cooldown_ms, least_ms)",
+        "        pass",
+        rule="whoever was caught at a fault is not asked while others are there",
+        oracle="I9",
+        focus=("liar",),
+    ),
+    # --- Requests ---
+    _mutant(
+        "request_gap",
+        "solicitor",
+        "max(now_ms, call.closed_mono_ms + call.gap_ms)",
+        "now_ms",
+        rule="the topic is not asked the same again within half a second",
+        oracle="I12",
+        focus=("reload", "crash"),
+    ),
+    _mutant(
+        "request_rate",
+        "solicitor",
+        "if not self._budget.take(Kind.REQUEST, SIGNER_RATES[Kind.REQUEST], desk.now.mono_ms):",
+        "if False:",
+        rule="a node asks no more often than receivers listen",
+        oracle="I12",
+        focus=("reload", "unreachable"),
+    ),
+    _mutant(
+        "exact_length",
+        "call",
+        "return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.max_tokens, public)",
+        "return Question(request.submit.model, tokens, config.max_tokens, public)",
+        rule="a Request tells the length of a prompt as a power of two",
+        oracle="I13",
+        focus=("reload",),
+    ),
+    _mutant(
+        "asker_release",
+        "requester",
+        "        self._solicitor.leave(request)\n        del self._requests",
+        "        del self._requests",
+        rule="nobody is asked on behalf of a request that has ended",
+        oracle="I7",
+        focus=("crash",),
+    ),
+    # --- Claims ---
+    _mutant(
+        "claims_count",
+        "solicitor",
+        "        return call.bids\n",
+        "        return {}\n",
+        rule="whoever has claimed a request may be assigned it",
+        oracle="I11",
+        focus=("reload",),
+    ),
+    _mutant(
+        "claim_author",
+        "envelope",
+        "if isinstance(message, Claim) and message.worker != sender:",
+        "if False:",
+        rule="nobody claims in the name of another",
+        oracle="I6",
+        focus=("claim", "reload"),
+    ),
+    _mutant(
+        "claim_once",
+        "claimer",
+        "        del self._by_number[number]\n"
+        "        del self._pending[pending.request.requester, pending.request.request_id]\n",
+        "        desk.after(_key(number), 700)\n",
+        rule="a Request is answered once",
+        oracle="I12",
+        focus=("reload",),
+    ),
+    _mutant(
+        "claims_held_back",
+        "claimer",
+        ">= BETTER_CLAIMS:",
+        ">= 10**9:",
+        rule="of three faster Claims no fourth is needed",
+        oracle="I12",
+        focus=("reload", "slow"),
+    ),
+)
