@@ -76,10 +76,10 @@ class PacketWatch:
         self._blame("I13", f"everybody can open what {node.name} seals")
 
     def may_show(self, data: bytes) -> bool:
-        """Whether the prompts in it are those of public requests."""
-        public = {ask.submit.request_id.hex() for ask in self._world.asks if _is_public(ask)}
-        shown = [found.decode() for found in _PROMPT.findall(data)]
-        return bool(shown) and public.issuperset(shown)
+        """Whether the prompts in it are those of public requests. A turn quotes the turns before it."""
+        said = "".join(str(ask.submit.prompt) for ask in self._world.asks if _is_public(ask)).encode()
+        shown = _PROMPT.findall(data)
+        return bool(shown) and set(_PROMPT.findall(said)).issuperset(shown)
 
     def _count(self, node: Process, packet: Packet) -> None:
         now_ms = self._world.clock.now_ms
