@@ -14,7 +14,7 @@ export CARGO_TERM_COLOR ?= auto
 export PYTHONDONTWRITEBYTECODE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint types fmt pytest live-long bench sim sim-long mutants fuzz lock clean
+.PHONY: help dev demo test lint types fmt pytest coverage live-long bench sim sim-long mutants fuzz lock clean
 
 help: ## print these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +27,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(RUST) tools/dev.sh
 demo: dev ## one worker and one client on loopback, a real model, three prompts
 	@$(BIN)/python examples/demo.py
 
-test: dev lint types pytest ## everything that must hold before a change lands
+test: dev lint types sim mutants pytest ## everything that must hold before a change lands
 
 lint: dev ## ruff, rustfmt, clippy, file lengths
 	$(BIN)/ruff check .
@@ -46,6 +46,11 @@ pytest: dev
 
 live-long: dev ## fifty workers of each torch model killed at random tokens: hours
 	$(BIN)/python -m pytest -m long tests/live
+
+coverage: dev ## branches of the protocol core that its own tests take: below 95 % fails, minutes
+	$(BIN)/python -m coverage run -m pytest -q tests/protocol
+	$(BIN)/python -m coverage json -q -o .coverage.json
+	$(BIN)/python tools/branches.py .coverage.json
 
 fmt: dev ## format Python and Rust
 	$(BIN)/ruff check --fix .

