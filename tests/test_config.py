@@ -53,6 +53,7 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "worker": ("a", "b", "c", "c"),
     "resume": ("exact", "text", "ids", "ids"),
     "delivery": ("direct", "gossip", "auto", "auto"),
+    "visibility": ("public", "private", "public", "public"),
     "stats": ("1", "0", True, True),
     "max_concurrent": ("1", "2", 3, 3),
     "device": ("a", "b", "c", "c"),

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import ChatPrompt, IdsPrompt, RawPrompt
-from llama_gossip.submission import Sampling, delivery_of, prompt_of, resume_class, submission, worker_id
+from llama_gossip.submission import (
+    Sampling,
+    delivery_of,
+    prompt_of,
+    resume_class,
+    submission,
+    visibility_of,
+    worker_id,
+)
 
 
 def test_a_string_is_one_user_message() -> None:
@@ -145,3 +153,14 @@ def test_how_an_answer_travels_is_one_of_three_words(word: str) -> None:
 def test_another_way_to_travel_is_refused_by_name(word: str) -> None:
     with pytest.raises(UsageError, match="delivery"):
         delivery_of(word)
+
+
+@pytest.mark.parametrize(("word", "delivery"), [("secret", "auto"), ("", "auto"), ("public", "direct")])
+def test_who_may_read_is_refused_by_name_where_it_cannot_be(word: str, delivery: str) -> None:
+    with pytest.raises(UsageError, match="visibility"):
+        visibility_of(word, delivery)
+
+
+@pytest.mark.parametrize("word", ["private", "public"])
+def test_who_may_read_is_one_of_two_words(word: str) -> None:
+    assert visibility_of(word, "auto") == word

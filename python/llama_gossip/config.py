@@ -112,6 +112,12 @@ class Config:
         "How the answer travels; auto: direct where a connection can be made, sealed over gossip elsewhere.",
         choices=("auto", "direct", "gossip"),
     )
+    visibility: str = _option(
+        "private",
+        "text",
+        "public: everybody in the network can read prompt and answer; they travel by gossip.",
+        choices=("private", "public"),
+    )
     stats: bool = _option(False, "switch", "Print tokens, times and the worker at the end.")
 
     max_concurrent: int = _option(8, "integer", "Requests answered at once.", minimum=1, maximum=1024)

@@ -215,6 +215,7 @@ class InferenceNode:
         worker: str | bytes | None = None,
         resume: str = DEFAULT_RESUME,
         delivery: str = "auto",
+        visibility: str = "private",
     ) -> Generation:
         """Asks the network; the tokens come by `async for`, and leaving the loop cancels the request.
 
@@ -222,7 +223,7 @@ class InferenceNode:
         of {"role", "content"} a conversation, a list of ints token ids. model None: any that is offered.
         seed None: drawn. deadline_s: seconds for the whole answer. worker: node id, only that one.
         resume: the least that a continuation by another worker may be: exact, ids (same weights) or text.
-        delivery: auto (a direct stream; sealed over gossip where none can be had), direct or gossip.
+        delivery: auto (direct, else sealed over gossip), direct or gossip. visibility: public, all may read.
         Raises UsageError at once; the rest comes out of the iteration (see Generation).
         """
         sampling = Sampling(
@@ -247,6 +248,7 @@ class InferenceNode:
             worker=worker,
             resume=resume,
             delivery=delivery,
+            visibility=visibility,
         )
         return self._submit(submit)
 

@@ -21,7 +21,7 @@ from llama_gossip.protocol.messages import (
     RequestId,
 )
 from llama_gossip.protocol.resumption import ResumeClass
-from llama_gossip.protocol.streams import Delivery
+from llama_gossip.protocol.streams import Delivery, Visibility
 
 MAX_SEED = 2**64 - 1  # u64 on the wire
 MAX_TEMPERATURE = 2.0
@@ -183,6 +183,15 @@ def delivery_of(word: str) -> Delivery:
     return Delivery(word)
 
 
+def visibility_of(word: str, delivery: str) -> Visibility:
+    """Raises UsageError."""
+    if word not in tuple(Visibility):
+        raise _refuse("visibility", f"must be private or public, not {word!r}", "change visibility")
+    if word == Visibility.PUBLIC and delivery == Delivery.DIRECT:
+        raise _refuse("visibility", "public goes over the topic, not direct", "leave delivery out")
+    return Visibility(word)
+
+
 def submission(
     prompt: Prompt,
     sampling: Sampling,
@@ -193,6 +202,7 @@ def submission(
     worker: str | bytes | None,
     resume: str = DEFAULT_RESUME,
     delivery: str = "auto",
+    visibility: str = "private",
 ) -> Submit:
     """One checked Submit with a fresh request id. Raises UsageError."""
     _whole("priority", priority, 0, MAX_PRIORITY)
@@ -210,4 +220,5 @@ def submission(
         worker=worker_id(worker),
         resume=resume_class(resume),
         delivery=delivery_of(delivery),
+        visibility=visibility_of(visibility, delivery),
     )

@@ -98,3 +98,17 @@ async def test_who_allows_direct_alone_gets_no_answer_by_gossip(spawn: Spawn) ->
     with pytest.raises(PeerFailed):
         await client.complete("Hello", delivery="direct", deadline_s=6)
     assert client.stats().get("packets_sent", 0) == 0
+
+
+async def test_a_public_question_and_its_answer_can_be_read_by_everybody(spawn: Spawn) -> None:
+    _, client, other = await three(spawn)
+    heard = overhear(other)
+    answer = await client.complete(SECRET, max_tokens=20, seed=3, visibility="public")
+    assert answer.delivery == "gossip"
+    assert answer.verified
+    await eventually(lambda: any(d[2] == Kind.PACKET for d in heard), "the third hears Packets")
+    assert any(SECRET.encode() in data for data in heard if data[2] == Kind.REQUEST)
+    packets = [decode_envelope(split_envelope(d, MAX_TOPIC_BYTES)) for d in heard if d[2] == Kind.PACKET]
+    assert all(isinstance(packet, Packet) and packet.seal is None for packet in packets)
+    direct = await client.complete(SECRET, max_tokens=20, seed=3)
+    assert (direct.delivery, direct.text) == ("direct", answer.text)

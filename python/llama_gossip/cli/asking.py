@@ -34,6 +34,7 @@ def start(node: InferenceNode, config: Config, prompt: str, model: str | None) -
         worker=config.worker,
         resume=config.resume,
         delivery=config.delivery,
+        visibility=config.visibility,
     )
 
 

@@ -17,7 +17,7 @@ OUTPUT = ("json", "quiet", "verbose", "no_color")
 GENERATION = (
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "ignore_eos", "system", "raw",
     "priority", "deadline", "worker", "resume", "delivery",
-    "stats",
+    "visibility", "stats",
 )  # fmt: skip
 SERVING = ("model", "max_concurrent", "device", "dtype")
 

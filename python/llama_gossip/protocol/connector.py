@@ -58,7 +58,7 @@ class Connector:
 
     def _by_gossip(self, request: Request, candidate: Candidate) -> None:
         try:
-            stream = self._tunnel.open(candidate.node_id, candidate.prekey)
+            stream = self._tunnel.open(candidate.node_id, None if request.public else candidate.prekey)
         except ProtocolError as error:
             request.note(candidate.node_id, 0, f"cannot be asked by gossip: {error.message}")
             request.barred[candidate.node_id] = "fault"

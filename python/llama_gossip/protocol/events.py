@@ -17,7 +17,7 @@ from llama_gossip.protocol.messages import (
     TokenLogprob,
 )
 from llama_gossip.protocol.resumption import ResumeClass
-from llama_gossip.protocol.streams import Delivery
+from llama_gossip.protocol.streams import Delivery, Visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class Submit:
     model_digest: bytes | None = None  # only this one
     resume: ResumeClass = ResumeClass.IDS  # the least that a continuation by another worker may be
     delivery: Delivery = Delivery.AUTO
+    visibility: Visibility = Visibility.PRIVATE  # public: by gossip, whatever `delivery` says
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.messages import NodeId
-from llama_gossip.protocol.nobody import Why, why_late, why_nobody, why_refused
+from llama_gossip.protocol.nobody import Why, why_late, why_nobody, why_not_by_gossip, why_refused
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.selection import Candidate, Chooser, Survey, is_out, survey
@@ -58,6 +58,8 @@ class Finder:
 
     def find(self, request: Request) -> Candidate | Hold:
         found = self._survey(request)
+        if request.public and not request.answered:  # the topic is asked first
+            return Hold(self._patience_mono_ms(request), why_nobody(request, found))
         return self._choose(request, found) or self._by_gossip(request, found) or self._hold(request, found)
 
     def another(self, request: Request) -> Candidate | None:
@@ -104,12 +106,13 @@ class Finder:
 
     def may_go_by_gossip(self, request: Request, candidate: Candidate) -> bool:
         """Whether there is this way to it, as long as its Announces are fresh."""
-        if request.submit.delivery is Delivery.DIRECT or request.too_big:
+        if request.delivery is Delivery.DIRECT or request.too_big:
             return False
-        return any(candidate.prekey) and candidate.node_id != self._desk.own_id
+        can_be_sealed = any(candidate.prekey) or request.public
+        return can_be_sealed and candidate.node_id != self._desk.own_id
 
     def _may_dial(self, request: Request, worker: NodeId) -> bool:
-        match request.submit.delivery:
+        match request.delivery:
             case Delivery.DIRECT:
                 return True
             case Delivery.GOSSIP:
@@ -117,7 +120,7 @@ class Finder:
             case Delivery.AUTO:
                 return request.too_big or not self._ledger.is_far(worker, self._desk.now.mono_ms)
             case _:
-                assert_never(request.submit.delivery)
+                assert_never(request.delivery)
 
     def _by_gossip(self, request: Request, found: Survey) -> Candidate | None:
         """Among those that cannot be dialled, and only while nobody else is being dialled."""
@@ -146,6 +149,10 @@ class Finder:
     def _hold(self, request: Request, found: Survey) -> Hold:
         grace = self._patience_mono_ms(request)
         willing = [c for c in found.fit if c.node_id not in request.barred]
+        if willing and request.delivery is Delivery.GOSSIP:
+            willing = [c for c in willing if self.may_go_by_gossip(request, c)]
+            if not willing:
+                return Hold(grace, why_not_by_gossip(request))
         if not willing:
             return Hold(grace, self._why_none(request, found))
         now_ms = self._desk.now.mono_ms

@@ -66,6 +66,12 @@ def why_refused(request: Request) -> Why:
     return Why("no_workers", "every worker has refused the request", "ask the owners of the workers", trail)
 
 
+def why_not_by_gossip(request: Request) -> Why:
+    """There are workers, and none that can be sealed to: oneself, or one that announces no key."""
+    hint = "allow a direct connection: --delivery auto"
+    return Why("no_workers", "no worker can be asked by gossip", hint, tuple(request.trail))
+
+
 def why_unsendable(request: Request, error: ProtocolError) -> Why:
     """No Assign can be made of it."""
     code = "too_long" if error.code in ("oversize", TOO_BIG_FOR_GOSSIP) else "bad_request"

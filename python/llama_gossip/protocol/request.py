@@ -16,6 +16,7 @@ from llama_gossip.protocol.messages import IdsPrompt, NodeId, RequestId
 from llama_gossip.protocol.resumption import Prefix
 from llama_gossip.protocol.selection import Candidate, Want
 from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
+from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.protocol.timers import Timers
 
 MAX_STRIKES = 3  # accepted attempts in a row without one new token
@@ -94,6 +95,15 @@ class Request:
     @property
     def request_id(self) -> RequestId:
         return self.submit.request_id
+
+    @property
+    def public(self) -> bool:
+        return self.submit.visibility is Visibility.PUBLIC
+
+    @property
+    def delivery(self) -> Delivery:
+        """What everybody may read takes the way on which everybody hears it."""
+        return Delivery.GOSSIP if self.public else self.submit.delivery
 
     @property
     def delivered(self) -> int:

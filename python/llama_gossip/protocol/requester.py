@@ -35,7 +35,7 @@ from llama_gossip.protocol.messages import Claim, Complete, NodeId, RequestId, T
 from llama_gossip.protocol.nobody import Why, why_unsendable
 from llama_gossip.protocol.request import Request, begun
 from llama_gossip.protocol.selection import Candidate
-from llama_gossip.protocol.solicitor import Solicitor
+from llama_gossip.protocol.solicitor import Solicitor, check_public
 from llama_gossip.protocol.states import RequestStep
 from llama_gossip.protocol.streams import Delivery, Plane, StreamCode
 from llama_gossip.protocol.transcript import TranscriptBook
@@ -80,6 +80,11 @@ class Requester:
         self._requests[event.request_id] = request
         self._book.open(event.request_id)
         self._desk.count("requests")
+        try:
+            check_public(self._desk, request)
+        except ProtocolError as error:
+            self._end(request, why_unsendable(request, error))
+            return
         self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         self._next(request)
 
@@ -169,7 +174,7 @@ class Requester:
     def _unsendable(self, request: Request, stream: int, error: ProtocolError) -> None:
         self._desk.emit(ResetStream(stream, StreamCode.CANCELLED))
         request.too_big = request.too_big or error.code == TOO_BIG_FOR_GOSSIP
-        if error.code == TOO_BIG_FOR_GOSSIP and request.submit.delivery is Delivery.AUTO:
+        if error.code == TOO_BIG_FOR_GOSSIP and request.delivery is Delivery.AUTO:
             self._next(request)  # whoever can be dialled is still there
         else:
             self._end(request, why_unsendable(request, error))

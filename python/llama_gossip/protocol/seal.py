@@ -34,6 +34,8 @@ def public_key(secret: bytes) -> bytes:
 
 def shared_point(secret: bytes, public: bytes) -> bytes:
     """Raises ProtocolError for a public key of low order: its shared point is known to everybody."""
+    if len(public) != KEY_BYTES:
+        raise ProtocolError(f"a key of {len(public)} bytes", code="seal")
     try:
         return bindings.crypto_scalarmult(secret, public)
     except (SodiumError, CryptoError) as error:

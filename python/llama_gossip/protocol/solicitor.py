@@ -9,12 +9,20 @@ behalf of a request that no longer waits.
 
 from __future__ import annotations
 
+from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.call import MAX_CALLS, Bid, Call, Question, question_of
+from llama_gossip.protocol.codec import encode_payload
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import AddressHint, Broadcast
 from llama_gossip.protocol.envelope import sign_envelope
-from llama_gossip.protocol.messages import Claim, Kind, NodeId, RequestId
+from llama_gossip.protocol.limits import (
+    ENVELOPE_OVERHEAD_BYTES,
+    MAX_TOPIC_BYTES,
+    MAX_U64,
+    TOO_BIG_FOR_GOSSIP,
+)
+from llama_gossip.protocol.messages import Claim, Head, Kind, NodeId, RequestId
 from llama_gossip.protocol.messages import Request as RequestMessage
 from llama_gossip.protocol.ratelimit import SIGNER_RATES, Buckets
 from llama_gossip.protocol.request import Request
@@ -106,24 +114,10 @@ class Solicitor:
         lead = next(iter(call.members.values()))
         self._remember(call, lead.request_id)
         call.is_open = True
-        desk.emit(Broadcast(sign_envelope(self._request_of(call, lead), desk.signer, desk.net_id)))
+        message = request_message(desk, lead, desk.head())
+        desk.emit(Broadcast(sign_envelope(message, desk.signer, desk.net_id)))
         desk.count("requests_sent")
         desk.after(_key(call, "close"), desk.timers.offer_latest_ms)
-
-    def _request_of(self, call: Call, lead: Request) -> RequestMessage:
-        """Members read it: the prompt is not in it, nor its exact length. The one place where a public
-        Request gets the lead's prompt and config."""
-        desk, question = self._desk, call.question
-        return RequestMessage(
-            head=desk.head(),
-            request_id=lead.request_id,
-            model=question.model,
-            prompt_tokens=question.prompt_tokens,
-            max_tokens=question.max_tokens,
-            priority=lead.submit.priority,
-            deadline_ms=max(1, lead.deadline_mono_ms - desk.now.mono_ms),
-            requester=desk.own_id,
-        )
 
     def _close(self, call: Call) -> list[Request]:
         call.close(self._desk.now.mono_ms)
@@ -208,3 +202,32 @@ class Solicitor:
 
 def _key(call: Call, name: str) -> TimerKey:
     return ("call", call.number, name)
+
+
+def request_message(desk: Desk, lead: Request, head: Head) -> RequestMessage:
+    """What the topic is asked. Members read it: the prompt is not in it, nor its exact length, unless the
+    request is public. The one place where a Request gets prompt and config."""
+    question, submit = question_of(lead), lead.submit
+    return RequestMessage(
+        head=head,
+        request_id=lead.request_id,
+        model=question.model,
+        prompt_tokens=question.prompt_tokens,
+        max_tokens=question.max_tokens,
+        priority=submit.priority,
+        deadline_ms=max(1, lead.deadline_mono_ms - desk.now.mono_ms),
+        requester=desk.own_id,
+        prompt=submit.prompt if lead.public else None,
+        config=submit.config if lead.public else None,
+    )
+
+
+def check_public(desk: Desk, request: Request) -> None:
+    """Raises ProtocolError, code malformed or TOO_BIG_FOR_GOSSIP, for what the topic cannot carry."""
+    if not request.public:
+        return
+    widest = Head(MAX_U64, MAX_U64, MAX_U64)
+    size = len(encode_payload(request_message(desk, request, widest))) + ENVELOPE_OVERHEAD_BYTES
+    if size > MAX_TOPIC_BYTES:
+        message = f"a public request of {size} bytes is too long for the topic (at most {MAX_TOPIC_BYTES})"
+        raise ProtocolError(message, hint="shorten the prompt, or ask privately", code=TOO_BIG_FOR_GOSSIP)

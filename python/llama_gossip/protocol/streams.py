@@ -40,6 +40,13 @@ class Delivery(StrEnum):
     GOSSIP = "gossip"
 
 
+class Visibility(StrEnum):
+    """Who may read prompt and answer."""
+
+    PRIVATE = "private"  # the worker
+    PUBLIC = "public"  # everybody on the topic: the Request carries the prompt, Packets go unsealed
+
+
 def virtual_stream(number: int) -> int:
     """number: 0, 1, 2 …"""
     return _FIRST_VIRTUAL - number

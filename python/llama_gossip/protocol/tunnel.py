@@ -74,9 +74,11 @@ class Tunnel:
 
     # --- from the machines ---
 
-    def open(self, worker: NodeId, prekey: bytes) -> int:
+    def open(self, worker: NodeId, prekey: bytes | None) -> int:
         """A stream to this worker; its first item must be an Assign of MAX_GOSSIP_ITEM_BYTES at most.
-        Raises ProtocolError, code seal, for a prekey that nobody can seal to."""
+        None: unsealed. Raises ProtocolError, code seal, for a prekey that nobody can seal to."""
+        if prekey is None:
+            return self._add(worker, asks=True, prekey=b"").stream
         own = self._prekeys.fresh()
         dh = shared_point(own.secret, prekey)
         channel = self._add(worker, asks=True, prekey=prekey)
@@ -121,10 +123,11 @@ class Tunnel:
         desk = self._desk
         assign, channel.context = context_of(item, desk.net_id)
         channel.assign = assign
-        about = About(desk.net_id, desk.own_id, channel.peer, assign.request_id, assign.attempt)
-        channel.seal = Seal(channel.prekey[:SEAL_ID_BYTES], channel.epk)
-        channel.seal_keys = SealKeys(channel.dh, epk=channel.epk, prekey=channel.prekey, about=about)
-        channel.dh = b""
+        if channel.prekey:
+            about = About(desk.net_id, desk.own_id, channel.peer, assign.request_id, assign.attempt)
+            channel.seal = Seal(channel.prekey[:SEAL_ID_BYTES], channel.epk)
+            channel.seal_keys = SealKeys(channel.dh, epk=channel.epk, prekey=channel.prekey, about=about)
+            channel.dh = b""
         channel.assign_item, channel.resend = item, True
         self._bind(channel, (channel.peer, desk.own_id, assign.request_id, assign.attempt))
 

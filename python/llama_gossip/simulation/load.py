@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, RequestId
-from llama_gossip.protocol.streams import Delivery
+from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.simulation.answers import WEIGHTS
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.scenario import Scenario
@@ -74,6 +74,7 @@ def _ask(rng: random.Random, scenario: Scenario, at_ms: int, *, calm: bool) -> A
         deadline_ms=_deadline_ms(rng, scenario, calm),
         model_digest=WEIGHTS if rng.random() < 0.1 else None,
         delivery=_delivery(request_id, scenario),
+        visibility=_visibility(request_id, scenario),
     )
     cancelled = not calm and rng.random() < scenario.cancel_share
     return Ask(at_ms, rng.random(), submit, rng.randrange(3_000) if cancelled else None, calm)
@@ -84,6 +85,10 @@ def _delivery(request_id: RequestId, scenario: Scenario) -> Delivery:
     if chance < scenario.gossip_share:
         return Delivery.GOSSIP
     return Delivery.DIRECT if chance < scenario.gossip_share + scenario.direct_share else Delivery.AUTO
+
+
+def _visibility(request_id: RequestId, scenario: Scenario) -> Visibility:
+    return Visibility.PUBLIC if request_id[1] / 256 < scenario.public_share else Visibility.PRIVATE
 
 
 def _deadline_ms(rng: random.Random, scenario: Scenario, calm: bool) -> int | None:

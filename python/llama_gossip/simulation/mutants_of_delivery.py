@@ -12,9 +12,9 @@ OF_DELIVERY: tuple[Mutant, ...] = (
     _mutant(
         "sealed_packets",
         "tunnel",
-        "        channel.seal = Seal(channel.prekey[:SEAL_ID_BYTES], channel.epk)\n"
-        "        channel.seal_keys = SealKeys(channel.dh,",
-        "        assert SealKeys(channel.dh,",
+        "            channel.seal = Seal(channel.prekey[:SEAL_ID_BYTES], channel.epk)\n"
+        "            channel.seal_keys = SealKeys(channel.dh,",
+        "            assert SealKeys(channel.dh,",
         rule="what is not public is sealed",
         oracle="I13",
     ),

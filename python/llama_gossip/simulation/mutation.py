@@ -31,6 +31,8 @@ _KEPT = frozenset(
         for name in ("mutant", "mutants", *_LISTS, "mutation", "parallel", "scenario", "faults", "__main__")
     }
 )
+# Shares that are none where nothing at all goes wrong.
+_NOT_CALM = ("cancel_share", "hurried_share", "open_share", "gossip_share", "public_share")
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
 
 
@@ -71,9 +73,7 @@ def run(
 
 def judge(mutant: Mutant, scenario: Scenario, *, first_seed: int, requests: int) -> Verdict:
     with mutated(mutant) as campaign:
-        quiet = replace(
-            profile("quiet"), cancel_share=0.0, hurried_share=0.0, open_share=0.0, gossip_share=0.0
-        )
+        quiet = replace(profile("quiet"), **dict.fromkeys(_NOT_CALM, 0.0))  # type: ignore[arg-type]  # shares
         healthy = campaign.run(first_seed, HEALTHY_REQUESTS, quiet, stop_at_first=True)
         results = campaign.run(first_seed, requests, scenario, stop_at_first=True)
         if mutant.focus and not results.failing:

@@ -6,6 +6,7 @@ I10 and I5 need the attempts that run there, I12 a number and I13 a body that te
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import NodeId, Packet, RequestId, Seal
 from llama_gossip.protocol.seal import About, SealKeys
+from llama_gossip.protocol.streams import Visibility
+from llama_gossip.simulation import load
 from llama_gossip.simulation.process import Process
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ AT_ONCE, PER_S = 12, 9.0  # of one attempt and side: eight a second, and what th
 EAVESDROP_EVERY = 8  # Packets
 LATE_MS = 8_000  # accept_by is 4 s; the worker's clock is known only from an Announce that was on its way
 REFUSED_AT_ONCE, REFUSED_PER_S = 25, 11.0  # sealed rubbish of one signer that a core tries to open
+
+_PROMPT = re.compile(load.CANARY.encode() + b"([0-9a-f]{32})")
 
 Side = tuple[int, int, NodeId, RequestId, int]  # (place, life, requester, request_id, attempt)
 
@@ -69,6 +74,12 @@ class PacketWatch:
         except ProtocolError:
             return
         self._blame("I13", f"everybody can open what {node.name} seals")
+
+    def may_show(self, data: bytes) -> bool:
+        """Whether the prompts in it are those of public requests. A turn quotes the turns before it."""
+        said = "".join(str(ask.submit.prompt) for ask in self._world.asks if _is_public(ask)).encode()
+        shown = _PROMPT.findall(data)
+        return bool(shown) and set(_PROMPT.findall(said)).issuperset(shown)
 
     def _count(self, node: Process, packet: Packet) -> None:
         now_ms = self._world.clock.now_ms
@@ -121,3 +132,7 @@ class PacketWatch:
         refused = node.core.counters().get("packets_seal", 0)
         if refused > signers * REFUSED_AT_ONCE + 2 * REFUSED_PER_S * self._world.clock.now_ms / 1_000:
             self._blame("I12", f"{node.name} has tried to open {refused} Packets that did not open")
+
+
+def _is_public(ask: load.Ask) -> bool:
+    return ask.submit.visibility is Visibility.PUBLIC

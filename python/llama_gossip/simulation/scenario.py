@@ -49,6 +49,7 @@ class Scenario:
     hurried_share: float = 0.04  # with a deadline of seconds
     gossip_share: float = 0.03  # that may go by gossip only
     direct_share: float = 0.03  # that may not
+    public_share: float = 0.015  # that everybody may read
     ed25519_every: int = 50  # one seed in so many signs as the live node does
     repeat_every: int = 50  # one seed in so many runs twice: one seed, one trace
     evil_checks: int = 12  # hostile messages of one seed around which the whole state is compared

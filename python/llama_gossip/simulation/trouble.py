@@ -97,8 +97,9 @@ class Trouble:
                 world.wires.disturb(low, high, world.clock.now_ms + fault.for_ms)
 
     def _skew(self, fault: Fault) -> None:
-        rng = random.Random(fault.amount)
+        rng, now_ms = random.Random(fault.amount), self._world.clock.now_ms
         for node in self._world.nodes:
+            node.stepped_ms = now_ms
             far = rng.random() < FAR_SHARE
             node.skew_ms = (
                 rng.randint(-FAR_SKEW_MS, FAR_SKEW_MS) if far else rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)

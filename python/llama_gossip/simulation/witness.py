@@ -15,7 +15,7 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import split_envelope
 from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
-from llama_gossip.protocol.streams import Delivery
+from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.simulation import guards
 from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.machine import PLANNED
@@ -211,7 +211,8 @@ class Witness:
         return worker in self._world.liars
 
     def capable(self, story: Story, now_ms: int) -> str:
-        if story.submit.delivery is Delivery.GOSSIP:
+        submit = story.submit
+        if submit.delivery is Delivery.GOSSIP or submit.visibility is Visibility.PUBLIC:
             return ""  # the topic may lose what it likes
         asker = self._world.by_id[story.requester]
         if now_ms - asker.healthy_since_ms < LIVE_MS:
