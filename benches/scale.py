@@ -120,6 +120,9 @@ def build(nodes: int, seed: int) -> World:
         prefill_ms=(PREFILL_MS, PREFILL_MS),
         cancel_share=0.0,
         hurried_share=0.0,
+        crowded_share=0.0,
+        all_crowded_share=0.0,
+        open_share=0.0,
         requests=0,
         ed25519_every=sys.maxsize,
     )
@@ -161,7 +164,7 @@ def presence(world: World, watch: Watch) -> Presence:
 
 def selection(world: World, watch: Watch) -> Selection:
     rng = random.Random(f"{world.seed}/asking")
-    scenario = replace(world.scenario, requests=1_000, late_share=0.0)
+    scenario = replace(world.scenario, requests=1_000, late_share=0.0, early=0, turn_share=0.0)
     asks, _ = load.draw(random.Random(f"{world.seed}/asks"), scenario, start_ms=0, late_ms=0)
     mean_tokens = statistics.fmean(ask.submit.config.max_tokens for ask in asks)
     per_s = UTILISATION * sum(_requests_per_s(worker, mean_tokens) for worker in world.workers)

@@ -96,7 +96,7 @@ class Membership:
         if change is Change.NEW:
             self._presence.stranger_heard()
         self._tell(sender, peer, before)
-        self._watch_expiry()
+        self._look_again(peer.expires_mono_ms)
         self._changed()
 
     def _tell(self, sender: NodeId, peer: Peer, before: Peer | None) -> None:
@@ -115,19 +115,23 @@ class Membership:
             if peer is not None and peer.told_up:
                 self._desk.emit(PeerDown(sender, leave.reason))
             self._changed()
-        self._watch_expiry()
+        self._look_again(self._desk.now.mono_ms + self._desk.timers.forget_ms)
 
     def expire(self) -> None:
-        """The timer of the next entry that is no longer fresh."""
-        for sender, peer in self._roster.expire(self._desk.now):
+        """Time to look for entries that are no longer fresh."""
+        ended = self._roster.expire(self._desk.now)
+        for sender, peer in ended:
             if peer.told_up:
                 self._desk.emit(PeerDown(sender, "was not heard of any more"))
-        self._watch_expiry()
-        self._changed()
-
-    def _watch_expiry(self) -> None:
         at = self._roster.next_expiry()
-        if at is None:
-            self._desk.agenda.cancel(_EXPIRE)
-        else:
-            self._desk.agenda.set(_EXPIRE, at)
+        if at is not None:
+            self._look_again(at)
+        if ended:
+            self._changed()
+
+    def _look_again(self, at_mono_ms: int) -> None:
+        """The timer is never later than the end of the next entry. It may be earlier: a search for that end
+        at every Announce would cost as much as the roster is long."""
+        due = self._desk.agenda.due_of(_EXPIRE)
+        if due is None or at_mono_ms < due:
+            self._desk.agenda.set(_EXPIRE, at_mono_ms)
