@@ -27,7 +27,7 @@ class Outbox:
 
     @property
     def unsent(self) -> int:
-        return len(self._frames) - self._cursor
+        return max(0, len(self._frames) - self._cursor)
 
     def add(self, item: bytes) -> None:
         self._frames.append(item)

@@ -29,7 +29,7 @@ class Chatter:
     def __init__(self, blame: Callable[[str, str], None], clock: Clock) -> None:
         self._blame = blame
         self._clock = clock
-        self._asked_at: dict[tuple[Life, str, int, int], int] = {}
+        self._asked_at: dict[tuple[Life, str, int, int, bytes | None], int] = {}
         self._sent: Counter[tuple[Life, Kind]] = Counter()
         self._since: dict[Life, int] = {}  # its first word
         self._open: Counter[Asked] = Counter()  # Requests that it has heard and not answered
@@ -66,7 +66,8 @@ class Chatter:
 
     def _requested(self, node: Process, life: Life, request: Request) -> None:
         now_ms = self._clock.now_ms
-        question = (life, request.model, request.prompt_tokens, request.max_tokens)
+        public = request.request_id if request.prompt is not None else None  # a question of its own
+        question = (life, request.model, request.prompt_tokens, request.max_tokens, public)
         last_ms = self._asked_at.get(question)
         if last_ms is not None and now_ms - last_ms < ROUND_GAP_MS:
             self._blame("I12", f"{node.name} asks the same again after {now_ms - last_ms} ms")

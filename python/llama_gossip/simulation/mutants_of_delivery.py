@@ -62,7 +62,7 @@ OF_DELIVERY: tuple[Mutant, ...] = (
         '                str(ev.StreamLost(stream, "the requester was not heard',
         rule="a worker computes no longer than the lease for who is not heard of",
         oracle="I5",
-        focus=("apart", "crash", "pause", "slow"),
+        focus=("apart", "crash", "slow", "pause"),
     ),
     _mutant(
         "ack_monotonicity",
@@ -70,7 +70,7 @@ OF_DELIVERY: tuple[Mutant, ...] = (
         "        if not self.base <= next_n <= self.next_n:",
         "        if not next_n <= self.next_n:",
         rule="an Ack counts only if it is not lower than those before",
-        oracle="I11",
+        oracle="I6",
         focus=_APART,
     ),
     _mutant(
@@ -90,6 +90,7 @@ OF_DELIVERY: tuple[Mutant, ...] = (
         "        channel.next_mono_ms = now_ms + 0 * gap_ms",
         rule="an attempt sends no more than eight Packets a second",
         oracle="I12",
+        focus=("apart",),
     ),
     _mutant(
         "packet_rate",

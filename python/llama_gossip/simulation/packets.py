@@ -7,14 +7,14 @@ I10 and I5 need the attempts that run there, I12 a number and I13 a body that te
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import deque
 from typing import TYPE_CHECKING
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
-from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
-from llama_gossip.protocol.messages import NodeId, Packet, RequestId, Seal
+from llama_gossip.protocol.limits import KEY_BYTES, MAX_TOPIC_BYTES
+from llama_gossip.protocol.messages import Kind, NodeId, Packet, RequestId, Seal
 from llama_gossip.protocol.seal import About, SealKeys
 from llama_gossip.protocol.streams import Visibility
 from llama_gossip.simulation import load
@@ -23,10 +23,12 @@ from llama_gossip.simulation.process import Process
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
 
-AT_ONCE, PER_S = 12, 9.0  # of one attempt and side: eight a second, and what the moments of a count allow
+GAP_MS = 120  # between two Packets of one attempt and side: eight a second
 EAVESDROP_EVERY = 8  # Packets
 LATE_MS = 8_000  # accept_by is 4 s; the worker's clock is known only from an Announce that was on its way
-REFUSED_AT_ONCE, REFUSED_PER_S = 25, 11.0  # sealed rubbish of one signer that a core tries to open
+REFUSED_A_SECOND = (
+    45  # of sealed rubbish that a core tries to open: twenty at once and ten a second, and others'
+)
 
 _PROMPT = re.compile(load.CANARY.encode() + b"([0-9a-f]{32})")
 
@@ -36,10 +38,11 @@ Side = tuple[int, int, NodeId, RequestId, int]  # (place, life, requester, reque
 class PacketWatch:
     def __init__(self, world: World) -> None:
         self._world = world
-        self._sides: dict[Side, list[int]] = {}  # [Packets, first]
+        self._sent_at: dict[Side, int] = {}  # the last Packet
+        self._acked: dict[Side, int] = {}
+        self._refused: dict[tuple[int, int], deque[int]] = {}  # (place, life) → when
         self._bodies: set[bytes] = set()
         self._assigned: set[tuple[NodeId, RequestId, int]] = set()
-        self._blamed: Counter[str] = Counter()
         self.sent = 0
         self.answers = 0  # whose last attempt was here
 
@@ -82,13 +85,27 @@ class PacketWatch:
         return bool(shown) and set(_PROMPT.findall(said)).issuperset(shown)
 
     def _count(self, node: Process, packet: Packet) -> None:
-        now_ms = self._world.clock.now_ms
-        side = (node.place, node.life, packet.requester, packet.request_id, packet.attempt)
-        seen = self._sides.setdefault(side, [0, now_ms])
-        seen[0] += 1
-        if seen[0] > AT_ONCE + PER_S * (now_ms - seen[1]) / 1_000 and not self._blamed["pace"]:
-            self._blamed["pace"] += 1
-            self._blame("I12", f"{node.name}: {seen[0]} Packets of one attempt in {now_ms - seen[1]} ms")
+        """I12: a pause between any two."""
+        now_ms, side = self._world.clock.now_ms, _side(node, packet)
+        since_ms = now_ms - self._sent_at.get(side, -GAP_MS)
+        self._sent_at[side] = now_ms
+        if since_ms < GAP_MS:
+            self._blame("I12", f"{node.name}: two Packets of one attempt within {since_ms} ms")
+
+    def heard(self, node: Process, data: bytes) -> None:
+        """I6: what was acked once stays acked, whatever comes late. data: taken by the core."""
+        if data[2] != Kind.PACKET or node.core is None or data.find(node.node_id, KEY_BYTES) < 0:
+            return
+        raw = split_envelope(data, MAX_TOPIC_BYTES)
+        packet = decode_envelope(raw)
+        assert isinstance(packet, Packet)
+        channel = node.core._tunnel.find(raw.sender, packet)
+        if channel is None:
+            return
+        side, base = _side(node, packet), channel.outbox.base
+        if base < self._acked.get(side, 0):
+            self._blame("I6", f"{node.name} believes an Ack of {base} after one of {self._acked[side]}")
+        self._acked[side] = base
 
     def _assign(self, node: Process, packet: Packet) -> None:
         """The first Packet of an attempt carries its Assign."""
@@ -119,20 +136,30 @@ class PacketWatch:
         if late_ms > LATE_MS and node.stepped_ms < story.by_gossip[newest] - 60_000:
             self._blame("I10", f"{node.name} takes an Assign that is {late_ms} ms old")
 
-    def opened(self, node: Process, before: int, evil: str) -> None:
-        """I13: what was sealed for two opens for nobody else."""
-        if evil == "copy" and node.core is not None and node.core._desk.counters["packets_opened"] > before:
-            self._blame("I13", f"{node.name} has opened a copied seal")
-
-    def look(self, node: Process) -> None:
-        """I12: a flood of sealed rubbish costs a core little."""
+    def opened(self, node: Process, before: tuple[int, int], evil: str) -> None:
+        """I13: what was sealed for two opens for nobody else. before: Packets that it had opened, and that
+        had not opened."""
         if node.core is None:
             return
-        signers = len(self._world.strangers) + len(self._world.nodes)
-        refused = node.core.counters().get("packets_seal", 0)
-        if refused > signers * REFUSED_AT_ONCE + 2 * REFUSED_PER_S * self._world.clock.now_ms / 1_000:
-            self._blame("I12", f"{node.name} has tried to open {refused} Packets that did not open")
+        counters = node.core._desk.counters
+        if evil == "copy" and counters["packets_opened"] > before[0]:
+            self._blame("I13", f"{node.name} has opened a copied seal")
+        if counters["packets_seal"] > before[1]:
+            self._did_not_open(node)
+
+    def _did_not_open(self, node: Process) -> None:
+        """I12: a flood of sealed rubbish costs a core little."""
+        now_ms = self._world.clock.now_ms
+        times = self._refused.setdefault((node.place, node.life), deque(maxlen=REFUSED_A_SECOND))
+        if len(times) == REFUSED_A_SECOND and now_ms - times[0] < 1_000:
+            self._blame("I12", f"{node.name} tries to open {len(times)} Packets a second in vain")
+            times.clear()
+        times.append(now_ms)
 
 
 def _is_public(ask: load.Ask) -> bool:
     return ask.submit.visibility is Visibility.PUBLIC
+
+
+def _side(node: Process, packet: Packet) -> Side:
+    return node.place, node.life, packet.requester, packet.request_id, packet.attempt

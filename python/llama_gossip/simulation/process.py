@@ -38,7 +38,7 @@ class Surroundings(Protocol):
     def stream_over(self, process: Process, stream: int) -> None: ...
     def slot_given_back(self, process: Process, job: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
-    def opened(self, process: Process, before: int, evil: str) -> None: ...
+    def opened(self, process: Process, before: tuple[int, int], evil: str) -> None: ...
 
 
 class Process:
@@ -192,7 +192,8 @@ class Process:
             return
         if evil:
             self._around.before_evil(self, event, evil)
-        before, opened = core._receiver.accepted, core._desk.counters["packets_opened"]
+        before, counters = core._receiver.accepted, core._desk.counters
+        opened = counters["packets_opened"], counters["packets_seal"]
         self.feed(event)
         if self.core is core:
             if evil:

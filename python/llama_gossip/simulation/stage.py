@@ -222,12 +222,14 @@ class Stage:
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)
         if accepted:
+            self.packets.heard(process, event.data)
+        if accepted:
             self._chatter.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)
 
-    def opened(self, process: Process, before: int, evil: str) -> None:
+    def opened(self, process: Process, before: tuple[int, int], evil: str) -> None:
         self.packets.opened(process, before, evil)
 
     def stream_over(self, process: Process, stream: int) -> None:

@@ -186,8 +186,6 @@ class World:
         self._come_to_rest()
         self._look_into_cores(guards.overfull, "I8")
         self._look_into_cores(guards.unfinished, "I7")
-        for node in self.nodes:
-            self.stage.packets.look(node)
         self.oracles.tokens_made = sum(
             node.machine.tokens_made
             for node in self.nodes
