@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import split_envelope
-from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES
+from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES, NEWCOMER_MS
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
 from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.simulation import guards
@@ -43,6 +43,7 @@ class Witness:
         self._evil_left = evil_checks
         self._evil_before: int | None = None
         self._jobs: dict[tuple[int, int, int], int] = {}  # (place, life, stream) → job
+        self._crowd_since: dict[tuple[tuple[int, int], NodeId], int] = {}
         self._flood_taken: Counter[tuple[str, tuple[int, int]]] = Counter()
         self._newest: dict[tuple[int, int, int], tuple[int, int]] = {}  # of an Announce
 
@@ -154,18 +155,25 @@ class Witness:
             node.accepted.add(data)
 
     def _check_time(self, node: Process, data: bytes, evil: str) -> None:
-        head = split_envelope(data, MAX_TOPIC_BYTES).head
-        ahead_ms = head.ts - node.now().wall_ms
+        raw = split_envelope(data, MAX_TOPIC_BYTES)
+        ahead_ms = raw.head.ts - node.now().wall_ms
         if not -MAX_AGE_MS <= ahead_ms <= MAX_AHEAD_MS:
             what = f"{node.name} has taken a message {ahead_ms} ms from now"
             self._blame("I6", what)
         if evil in ("flood", "crowd") and data[2] == Kind.ANNOUNCE:
             key = (node.place, node.life)
+            if evil == "crowd" and self._has_settled(key, raw.sender):
+                return
             self._flood_taken[evil, key] += 1
             crowd = evil == "crowd"
             burst, per_s = (CROWD_BURST, CROWD_PER_S) if crowd else (FLOOD_BURST, FLOOD_PER_S)
             if self._flood_taken[evil, key] > burst + per_s * self._world.clock.now_ms / 1_000:
                 self._blame("I12", f"{node.name} takes all that a {evil} says")
+
+    def _has_settled(self, hearer: tuple[int, int], sender: NodeId) -> bool:
+        """One of the crowd that has stayed long enough has a rate of its own, as everybody has."""
+        now_ms = self._world.clock.now_ms
+        return now_ms - self._crowd_since.setdefault((hearer, sender), now_ms) >= NEWCOMER_MS
 
     def _check_order(self, node: Process, signer: Process) -> None:
         """I6: old news changes nothing, in whatever order it comes."""
