@@ -20,12 +20,14 @@ from llama_gossip.protocol.codec import decode_payload, encode_payload
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.fences import MAX_TOMBSTONES_PER_REQUESTER
+from llama_gossip.protocol.inbound import Inbound
 from llama_gossip.protocol.jobqueue import MAX_QUEUED
 from llama_gossip.protocol.ledger import MAX_RECORDS
 from llama_gossip.protocol.limits import FORGET_SIGNER_MS, MAX_ASSIGN_BYTES, MAX_CHANNELS, MAX_SIGNERS
 from llama_gossip.protocol.messages import Kind
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.roster import MAX_PEERS
+from llama_gossip.protocol.streams import is_virtual
 from llama_gossip.protocol.transcript import MAX_KEPT
 
 _TIMERS_EACH = 16  # of one request, job or stream at most
@@ -157,7 +159,7 @@ def unfinished(core: Core) -> str:
         ("jobs", len(worker.jobs)),
         ("running jobs", worker.jobs.queue.running),
         ("queued jobs", worker.jobs.queue.queued),
-        ("inbound streams", len(worker._inbound)),
+        ("inbound streams", sum(not _closes_soon(inbound) for inbound in worker._inbound.values())),
         ("live channels", core._tunnel.live),
         ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
         ("claims that wait", len(core._claimer)),
@@ -166,6 +168,11 @@ def unfinished(core: Core) -> str:
         if size:
             return f"{size} {name} are still held"
     return ""
+
+
+def _closes_soon(inbound: Inbound) -> bool:
+    """A refused attempt over the topic, which its requester may repeat until shortly before the end."""
+    return inbound.refused and is_virtual(inbound.stream)
 
 
 # --- I15 -----------------------------------------------------------------------------------------------

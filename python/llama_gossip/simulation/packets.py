@@ -39,7 +39,7 @@ class PacketWatch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._sent_at: dict[Side, int] = {}  # the last Packet
-        self._acked: dict[Side, int] = {}
+        self._acked: dict[tuple[int, int, int], int] = {}  # (place, life, virtual stream)
         self._refused: dict[tuple[int, int], deque[int]] = {}  # (place, life) → when
         self._bodies: set[bytes] = set()
         self._assigned: set[tuple[NodeId, RequestId, int]] = set()
@@ -102,10 +102,10 @@ class PacketWatch:
         channel = node.core._tunnel.find(raw.sender, packet)
         if channel is None:
             return
-        side, base = _side(node, packet), channel.outbox.base
-        if base < self._acked.get(side, 0):
-            self._blame("I6", f"{node.name} believes an Ack of {base} after one of {self._acked[side]}")
-        self._acked[side] = base
+        key, base = (node.place, node.life, channel.stream), channel.outbox.base
+        if base < self._acked.get(key, 0):
+            self._blame("I6", f"{node.name} believes an Ack of {base} after one of {self._acked[key]}")
+        self._acked[key] = base
 
     def _assign(self, node: Process, packet: Packet) -> None:
         """The first Packet of an attempt carries its Assign."""
