@@ -8,6 +8,7 @@ FUZZ_SEED ?= 1
 SIM_REQUESTS ?= 100000
 SIM_SEED ?= 1
 MUTANT_REQUESTS ?= 100000
+MUTANT_LEAST ?= 1.0
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 export CARGO_TERM_COLOR ?= auto
@@ -27,6 +28,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(RUST) tools/dev.sh
 demo: dev ## one worker and one client on loopback, a real model, three prompts
 	@$(BIN)/python examples/demo.py
 
+# A mutant that shows only after many thousand requests is for the long run.
+test: MUTANT_REQUESTS = 4000
+test: MUTANT_LEAST = 0.9
 test: dev lint types sim mutants pytest ## everything that must hold before a change lands
 
 lint: dev ## ruff, rustfmt, clippy, file lengths
@@ -67,7 +71,8 @@ sim-long: dev ## the same, a million requests
 	$(BIN)/python -m llama_gossip.simulation --requests 1000000 --seed $(SIM_SEED) --jobs $(JOBS)
 
 mutants: dev ## the core broken one line at a time, at most MUTANT_REQUESTS each: the oracles must see every one
-	$(BIN)/python -m llama_gossip.simulation --mutants --requests $(MUTANT_REQUESTS) --seed $(SIM_SEED) --jobs $(JOBS)
+	$(BIN)/python -m llama_gossip.simulation --mutants --requests $(MUTANT_REQUESTS) --least $(MUTANT_LEAST) \
+	  --seed $(SIM_SEED) --jobs $(JOBS)
 
 fuzz: dev ## hostile bytes against every decoder: FUZZ_RUNS mutants from FUZZ_SEED
 	$(BIN)/python -m tests.fuzz.fuzz_wire --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)

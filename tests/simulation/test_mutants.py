@@ -13,6 +13,7 @@ import pytest
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol import fences
 from llama_gossip.simulation import mutation
+from llama_gossip.simulation.__main__ import main
 from llama_gossip.simulation.campaign import command
 from llama_gossip.simulation.faults import FaultKind
 from llama_gossip.simulation.mutant import Mutant
@@ -95,3 +96,10 @@ def test_the_command_counts_the_killed_and_names_the_survivors() -> None:
     assert told["total"] == 2
     assert told["killed"] + len(told["survivors"]) == 2
     assert done.returncode == int(bool(told["survivors"]))
+
+
+def test_fewer_killed_may_be_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    survives = ["--mutants", "--requests", "1", "--profile", "quiet", "--only", "digest"]
+    assert main(survives) == 1
+    assert main([*survives, "--least", "0"]) == 0
+    assert "0 of 1 killed" in capsys.readouterr().err
