@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.envelope import (
@@ -121,7 +122,7 @@ class GossipHand:
         for probe.next_n in range(self._reader.next_n):
             try:
                 probe.decode(item)
-            except Exception:  # noqa: BLE001  # another number than this one
+            except ProtocolError:  # another number than this one
                 continue
             return True
         return False
