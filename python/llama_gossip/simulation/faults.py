@@ -54,6 +54,18 @@ class FaultKind(StrEnum):
 
 
 ALL = frozenset(FaultKind)
+# Each is a stranger of its own, in this order: its place in the network.
+STRANGERS = (
+    FaultKind.REPLAY,
+    FaultKind.FORGE,
+    FaultKind.REENCODE,
+    FaultKind.FLOOD,
+    FaultKind.CLAIM,
+    FaultKind.COPY,
+    FaultKind.DOUBLE,
+    FaultKind.GREEDY,
+    FaultKind.CROWD,
+)
 STANDING = frozenset(  # for the whole time until the heal, not at a moment
     {
         FaultKind.LOSS,
@@ -64,15 +76,7 @@ STANDING = frozenset(  # for the whole time until the heal, not at a moment
         FaultKind.SKEW,
         FaultKind.ENGINE_FAILURE,
         FaultKind.LIAR,
-        FaultKind.REPLAY,
-        FaultKind.FORGE,
-        FaultKind.REENCODE,
-        FaultKind.FLOOD,
-        FaultKind.CLAIM,
-        FaultKind.COPY,
-        FaultKind.DOUBLE,
-        FaultKind.GREEDY,
-        FaultKind.CROWD,
+        *STRANGERS,
     }
 )
 SHARE = 0.4  # of the kinds are on in one seed: all at once would hide what one alone does

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from llama_gossip.errors import UsageError
-from llama_gossip.simulation.faults import ALL, SHARE, FaultKind
+from llama_gossip.simulation.faults import ALL, SHARE, STRANGERS, FaultKind
 
 Range = tuple[int, int]
 
@@ -76,20 +76,7 @@ _PROCESSES = frozenset(
     {FaultKind.CRASH, FaultKind.PAUSE, FaultKind.LEAVE, FaultKind.SKEW, FaultKind.CLOCK_STEP}
 )
 _ENGINES = frozenset({FaultKind.SLOW, FaultKind.HANG, FaultKind.ENGINE_FAILURE, FaultKind.RELOAD})
-_HOSTILE = frozenset(
-    {
-        FaultKind.LIAR,
-        FaultKind.REPLAY,
-        FaultKind.FORGE,
-        FaultKind.REENCODE,
-        FaultKind.FLOOD,
-        FaultKind.CLAIM,
-        FaultKind.COPY,
-        FaultKind.DOUBLE,
-        FaultKind.GREEDY,
-        FaultKind.CROWD,
-    }
-)
+_HOSTILE = frozenset({FaultKind.LIAR, *STRANGERS})
 
 PROFILES: Mapping[str, Scenario] = {
     scenario.name: scenario

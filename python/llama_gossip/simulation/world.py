@@ -20,7 +20,7 @@ from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation import faults as fault_draw
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.clock import Clock
-from llama_gossip.simulation.faults import FaultKind
+from llama_gossip.simulation.faults import STRANGERS, FaultKind
 from llama_gossip.simulation.history import Story, Violation
 from llama_gossip.simulation.machine import Machine
 from llama_gossip.simulation.oracles import AFTER_HEAL_MS, Oracles
@@ -40,17 +40,6 @@ START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
 UNTIL_DEADLINE_MS = 420_000  # the longest deadline of a simulated request, and patience
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
-STRANGER_KINDS = (
-    FaultKind.REPLAY,
-    FaultKind.FORGE,
-    FaultKind.REENCODE,
-    FaultKind.FLOOD,
-    FaultKind.CLAIM,
-    FaultKind.COPY,
-    FaultKind.DOUBLE,
-    FaultKind.GREEDY,
-    FaultKind.CROWD,
-)
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
 
@@ -95,7 +84,7 @@ class World:
         requesters, workers = rng.randint(*scenario.requesters), rng.randint(*scenario.workers)
         hybrids = min(workers, rng.randint(*scenario.hybrids))
         places = requesters + workers
-        strangers = len(STRANGER_KINDS)
+        strangers = len(STRANGERS)
         self.wires = Wires(self.clock, rng, places + strangers, base_ms=scenario.base_delay_ms)
         is_open = random.Random(f"{seed}/open").random() < scenario.open_share
         self.policy = Policy(open_network=is_open)
@@ -117,7 +106,7 @@ class World:
             late_ms=self.witness.late_ms,
         )
         self.turns = Turns(self.oracles.blame, open_network=is_open, ageing_ms=scenario.ageing_ms)
-        self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGER_KINDS)]
+        self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGERS)]
         self.strangers_by_id = {stranger.node_id: stranger for stranger in self.strangers}
         self.liars: set[NodeId] = set()
         self.struck: Counter[str] = Counter()
