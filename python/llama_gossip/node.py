@@ -59,7 +59,7 @@ class InferenceNode:
         self._home = home
         self._topic = topic_id(home.secret)
         self._driver = Driver(core, key.node_id)
-        self._slot = EngineSlot(self._driver)
+        self._slot = EngineSlot(self._driver, trusted=home.name == "")
         self._transport: Transport | None = None
         # The topic's public half names the file: the secret must not be guessable from it.
         path = dirs.state / "peers" / f"{key.name}-{self._topic.hex()[:16]}.json"
