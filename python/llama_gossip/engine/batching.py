@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
+from llama_gossip.engine.batch_sampling import pick_rows
 from llama_gossip.engine.detokenize import TokenBytes
 from llama_gossip.engine.forward import BLOCK_TOKENS, Draw, Forward, Segment, Span
 from llama_gossip.engine.jobs import Answer, JobError
@@ -24,7 +25,6 @@ from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
 from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
 
 if TYPE_CHECKING:
-    import torch
     from tokenizers import Tokenizer
 
     from llama_gossip.engine.device import Placement
@@ -251,7 +251,7 @@ class Batch:
                 outcomes.append((row, Prefilled(100 * row.fed // len(row.ids))))
             else:
                 drawn.append(row)
-        picks = _pick_rows(logits, [row.sampler for row in drawn], [len(row.ids) for row in drawn])
+        picks = pick_rows(logits, [row.sampler for row in drawn], [len(row.ids) for row in drawn])
         outcomes += [(row, self._taken(row, pick)) for row, pick in zip(drawn, picks, strict=True)]
         return outcomes
 
@@ -319,15 +319,3 @@ def _segment(row: BatchRow, span: Span, count: int) -> Segment:
         return Segment(span, row.fed, ids, None)
     config = row.answer.job.config
     return Segment(span, row.fed, ids, Draw(config.temperature, config.seed, len(row.ids)))
-
-
-def _pick_rows(
-    logits: torch.Tensor, samplers: Sequence[Sampler], positions: Sequence[int]
-) -> list[Pick | NotFinite]:
-    picks: list[Pick | NotFinite] = []
-    for row, sampler, position in zip(logits.cpu().numpy(), samplers, positions, strict=True):
-        try:
-            picks.append(sampler.pick(row, position))
-        except NotFinite as error:
-            picks.append(error)
-    return picks
