@@ -21,6 +21,7 @@ from .live.conftest import SEEN_S, eventually
 pytestmark = pytest.mark.live
 
 TOPIC = bytes(range(32))
+STREAM_CREDIT, CHUNK = 262_144, 65_536  # of the native layer
 DIAL_MS = 60_000  # only a failure waits so long
 
 
@@ -231,6 +232,29 @@ async def test_a_reader_that_does_not_read_loses_its_stream_and_only_that(bind: 
     assert lost.stream == slow
     assert "too slow" in lost.reason
     await eventually(lambda: b"still here" in [e.data for e in far.of(events.StreamData)], "the other flows")
+
+
+async def test_a_paused_stream_stands_still_within_its_credit_and_no_other_does(bind: Bind) -> None:
+    near, far = await bind(), await bind()
+    slow = await near.open(1, far)
+    near.transport.open(2, far.node_id, DIAL_MS)
+    await eventually(lambda: len(near.of(events.StreamOpened)) == 2, "a second stream")
+    near.transport.write(slow, b"begin")
+    await far.first(events.StreamData)
+    paused = far.of(events.StreamAccepted)[0].stream
+
+    def came(other: bool = False) -> int:
+        return sum(len(e.data) for e in far.of(events.StreamData) if (e.stream != paused) is other)
+
+    far.transport.pause(paused)
+    far.transport.pause(paused)  # twice is once
+    near.transport.write(slow, bytes(1_000_000))
+    for n in range(8):  # behind each of them the slow one has had its turns
+        near.transport.write(near.of(events.StreamOpened)[1].stream, bytes(500_000))
+        await eventually(lambda n=n: came(other=True) == (n + 1) * 500_000, "the other stream flows")
+    assert came() <= STREAM_CREDIT + CHUNK
+    far.transport.resume(paused)
+    await eventually(lambda: came() == 1_000_005, "all of it came")
 
 
 async def test_a_handler_that_raises_costs_one_event_and_is_reported(bind: Bind) -> None:

@@ -25,7 +25,7 @@ from llama_gossip.directories import Directories, ensure_private
 from llama_gossip.driver import Driver, now
 from llama_gossip.engine_slot import EngineSlot
 from llama_gossip.errors import TransportError
-from llama_gossip.generation import Conversation, Generation
+from llama_gossip.generation import Generation
 from llama_gossip.home_network import HomeNetwork, home_network_of
 from llama_gossip.identity import NodeKey, claim_key, next_boot
 from llama_gossip.news import NodeEvent
@@ -255,15 +255,7 @@ class InferenceNode:
     def _submit(self, submit: events.Submit) -> Generation:
         self._live_transport()
         self._driver.check_loop()
-        conversation = Conversation(submit.request_id, self._core.take_transcript, submit.config.seed)
-        generation = Generation(conversation, self._cancel)
-        self._driver.conversations[submit.request_id] = conversation
-        try:
-            self._driver.feed(submit)
-        except BaseException:
-            del self._driver.conversations[submit.request_id]
-            raise
-        return generation
+        return Generation(self._driver.ask(submit), self._cancel)
 
     async def complete(self, prompt: PromptLike, **options: object) -> Answer:
         """The whole answer at once. Options and errors as for `generate`."""

@@ -121,6 +121,7 @@ class Transport:
         self._operations: dict[int, asyncio.Future[Any]] = {}
         self._dials: dict[int, int] = {}  # operation -> the core's dial number
         self._abandoned: set[int] = set()  # dial numbers nobody waits for any more
+        self._paused: dict[int, int] = {}  # stream -> bytes whose credit its writer gets when it is resumed
         self._closed = self._loop.create_future()
         self._closing = False
         self._fd = native.fileno()
@@ -223,8 +224,22 @@ class Transport:
 
     def reset(self, stream: int, code: int) -> None:
         """Abandons both directions."""
+        self._paused.pop(stream, None)
         self._native.reset(stream, code)
         self._native.stop(stream, code)
+
+    def pause(self, stream: int) -> None:
+        """No more credit for its writer: behind credit and window (256 KiB each) nothing moves."""
+        self._paused.setdefault(stream, 0)
+
+    def resume(self, stream: int) -> None:
+        self._consumed(stream, self._paused.pop(stream, 0))
+
+    def _consumed(self, stream: int, count: int) -> None:
+        if stream in self._paused:
+            self._paused[stream] += count
+        else:
+            self._native.consumed(stream, count)
 
     def trust(self, stream: int) -> None:
         self._native.trust(stream)
@@ -290,7 +305,7 @@ class Transport:
             try:
                 self._handler(events.StreamData(event[1], event[2]))
             finally:
-                self._native.consumed(event[1], len(event[2]))
+                self._consumed(event[1], len(event[2]))
         elif (make := _MAKERS.get(kind)) is not None:
             self._handler(make(event))
 

@@ -184,7 +184,7 @@ class Core:
                 self._requester.connector.opened(dial, stream)
             case ev.DialFailed(dial, reason, refused):
                 self._requester.connector.failed(dial, reason, refused=refused)
-            case ev.Submit() | ev.CancelRequest():
+            case ev.Submit() | ev.CancelRequest() | ev.ReaderFull() | ev.ReaderReady():
                 self._user(event)
             case ev.EngineChanged():
                 self._engine_changed(event)
@@ -274,7 +274,7 @@ class Core:
 
     # --- user and engine ---
 
-    def _user(self, event: ev.Submit | ev.CancelRequest) -> None:
+    def _user(self, event: ev.Submit | ev.CancelRequest | ev.ReaderFull | ev.ReaderReady) -> None:
         match event:
             case ev.Submit() if self._left:
                 self._desk.emit(Failed(event.request_id, "cancelled", "this node has left", "open a new one"))
@@ -282,6 +282,10 @@ class Core:
                 self._requester.submit(event)
             case ev.CancelRequest():
                 self._requester.cancel(event)
+            case ev.ReaderFull(request_id):
+                self._requester.hold(request_id)
+            case ev.ReaderReady(request_id):
+                self._requester.read_on(request_id)
             case _:
                 assert_never(event)
 

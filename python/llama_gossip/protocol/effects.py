@@ -60,6 +60,18 @@ class ResetStream:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseStream:
+    """Read no more of it until ResumeStream: its writer feels it. What is on its way may still come."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeStream:
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrustStream:
     """Its connection has carried a valid Assign: lift the limits for strangers."""
 
@@ -235,6 +247,8 @@ Effect: TypeAlias = (
     | WriteStream
     | FinishStream
     | ResetStream
+    | PauseStream
+    | ResumeStream
     | TrustStream
     | StartJob
     | CancelJob

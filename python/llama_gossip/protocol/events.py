@@ -133,6 +133,20 @@ class CancelRequest:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReaderFull:
+    """Whoever reads this answer is MAX_UNREAD_BYTES behind."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderReady:
+    """It reads again, and half of that has room."""
+
+    request_id: RequestId
+
+
 # --- the own engine ----------------------------------------------------------------------------
 
 
@@ -234,6 +248,8 @@ Event: TypeAlias = (
     | StreamLost
     | Submit
     | CancelRequest
+    | ReaderFull
+    | ReaderReady
     | EngineChanged
     | EngineStarted
     | EngineProgress

@@ -91,6 +91,7 @@ class Request:
     call: int | None = None  # the topic is asked for it
     asking_since_ms: int | None = None
     answered: bool = False  # a round of Claims is over since then
+    held: bool = False  # its reader has no room: nothing new begins, and no silence counts
 
     @property
     def request_id(self) -> RequestId:
@@ -117,8 +118,8 @@ class Request:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way for it."""
-        return not self.ended and self.attempt is None and not self.dials
+        """Nothing is under way for it, and something might."""
+        return not self.ended and self.attempt is None and not self.dials and not self.held
 
     def step(self, step: RequestStep) -> None:
         self.state = move(REQUEST_MOVES, self.state, step)

@@ -70,6 +70,7 @@ class RequesterMachine(RuleBasedStateMachine):
         self.dead: dict[int, Line] = {}
         self.submitted: list[RequestId] = []
         self.heard: list[bytes] = []
+        self.paused: set[int] = set()
         self.streams = 0
         self.feed(ev.Joined(()))
         for peer in self.peers:
@@ -97,7 +98,14 @@ class RequesterMachine(RuleBasedStateMachine):
                 line.ours_ended = True
                 if line.theirs_finished:
                     self.dead[stream] = self.lines.pop(stream)
+            case ef.PauseStream(stream):
+                assert stream not in self.paused, "pauses twice"
+                self.paused.add(stream)
+            case ef.ResumeStream(stream):
+                self.paused.remove(stream)
+                self.lines[stream].spoke_ms = self.side.now_ms
             case ef.ResetStream(stream):
+                self.paused.discard(stream)
                 if stream in self.lines:
                     self.dead[stream] = self.lines.pop(stream)
             case ef.FailedOver(request_id, _, _, _, index):
@@ -203,6 +211,12 @@ class RequesterMachine(RuleBasedStateMachine):
         if not self.oracles.stories[self.own.node_id, request_id].over:
             self.oracles.cancelled((self.own.node_id, request_id))
         self.feed(ev.CancelRequest(request_id, "by its user"))
+
+    @precondition(lambda self: self.submitted)
+    @rule(pick=PICK, full=st.booleans())
+    def its_reader_stops_or_goes_on(self, pick: int, full: bool) -> None:
+        request_id = picked(self.submitted, pick)
+        self.feed(ev.ReaderFull(request_id) if full else ev.ReaderReady(request_id))
 
     # --- dials ---
 
@@ -334,7 +348,11 @@ class RequesterMachine(RuleBasedStateMachine):
     def the_promises_hold(self) -> None:
         if hasattr(self, "side"):
             self.side.check()
-            silent_ms = [self.side.now_ms - line.spoke_ms for line in self.lines.values()]
+            silent_ms = [
+                self.side.now_ms - line.spoke_ms
+                for stream, line in self.lines.items()
+                if stream not in self.paused
+            ]
             assert max(silent_ms, default=0) <= SILENT_MS, "a worker is borne in silence"
 
     def teardown(self) -> None:
