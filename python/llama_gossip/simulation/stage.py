@@ -81,6 +81,12 @@ class Stage:
                 if (end := self._own_end(node, stream)) is not None:
                     self._shunning.was_reset(end, code)
                     self._world.wires.reset(end, code)
+            case ef.PauseStream(stream):
+                if (end := self._end_of(node, stream)) is not None:
+                    self._world.wires.pause(end)
+            case ef.ResumeStream(stream):
+                if (end := self._end_of(node, stream)) is not None:
+                    self._world.wires.resume(end)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
                 self._world.turns.accepted(

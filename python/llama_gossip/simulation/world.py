@@ -40,6 +40,7 @@ START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
 UNTIL_DEADLINE_MS = 420_000  # the longest deadline of a simulated request, and patience
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
+SLOW_FROM_MS, SLOW_FOR_MS = 1_500, 12_000  # a reader stops, and reads on: longer than any stall
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
 
@@ -76,6 +77,7 @@ class World:
         self.witness = Witness(self, scenario.evil_checks)
         self.stage = Stage(self)
         self.rng = rng = random.Random(f"{seed}/world")
+        self._readers = random.Random(f"{seed}/readers")
         ed25519 = seed % scenario.ed25519_every == 0
         self.verify = verifier(ed25519=ed25519)
         self.asks, self.heal_ms = load.draw(
@@ -257,7 +259,18 @@ class World:
         story.calm = ask.calm
         if ask.cancel_after_ms is not None:
             self.clock.after(ask.cancel_after_ms, self._cancel, node, node.life, story)
+        if not ask.calm and self._readers.random() < self.scenario.slow_reader_share:
+            stops_ms = self._readers.randrange(SLOW_FROM_MS)
+            for_ms = self._readers.randrange(SLOW_FOR_MS)
+            request_id = ask.submit.request_id
+            self.clock.after(stops_ms, self._read, node, node.life, ev.ReaderFull(request_id))
+            self.clock.after(stops_ms + for_ms, self._read, node, node.life, ev.ReaderReady(request_id))
         node.feed(ask.submit)
+
+    def _read(self, node: Process, life: int, event: ev.ReaderFull | ev.ReaderReady) -> None:
+        if node.life == life:
+            self.struck["readers_stopped"] += isinstance(event, ev.ReaderFull)
+            node.feed(event)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
         if node.life == life and not node.paused and not story.over:
