@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from llama_gossip import InferenceNode, PeerFailed, load_engine
+from llama_gossip import InferenceNode, NoWorkers, load_engine
 from llama_gossip.directories import Directories
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
@@ -81,8 +81,8 @@ async def chain(dirs: Directories) -> AsyncIterator[Chain]:
 
 async def test_an_answer_crosses_a_node_that_cannot_read_it(chain: Chain) -> None:
     client, middle, worker = chain.client, chain.middle, chain.worker
-    with pytest.raises(PeerFailed):  # the fence holds: there is no direct way
-        await client.complete(SECRET, worker=worker.node_id, delivery="direct", deadline_s=8)
+    with pytest.raises(NoWorkers, match="does not admit this node"):  # the fence holds
+        await client.complete(SECRET, worker=worker.node_id, delivery="direct", deadline_s=60)
     answer = await client.complete(SECRET, max_tokens=40, seed=3, worker=worker.node_id, delivery="gossip")
     assert (answer.delivery, answer.worker, answer.verified) == ("gossip", worker.node_id.hex(), True)
     assert neighbours(client) == neighbours(worker) == {middle.node_id}
