@@ -280,7 +280,7 @@ class Oracles:
         extra_ms = self._disturbed(work, story, since)
         bound_ms = UNDISTURBED_LEASE_MS if extra_ms < 0 else DISTURBED_LEASE_MS + extra_ms
         if story is not None and work.attempt in story.by_gossip:
-            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms)
+            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms) + work.worker_set_back_ms
         if now_ms - max(since, work.start_ms if what != "begun" else since) > bound_ms:
             late_ms = now_ms - since
             self.blame("I5", now_ms, f"work of a fenced attempt {what} {late_ms} ms late, {bound_ms} allowed")
