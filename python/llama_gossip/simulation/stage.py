@@ -17,6 +17,7 @@ from llama_gossip.protocol.messages import Assign, Kind, NodeId
 from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
+from llama_gossip.simulation.conversations import Conversations
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
 from llama_gossip.simulation.packets import PacketWatch
@@ -41,6 +42,7 @@ class Stage:
         self._witness: Witness = world.witness
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
+        self.conversations = Conversations(world)
         self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
@@ -59,6 +61,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.conversations.answered(node, effect)
                 self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
@@ -172,6 +175,7 @@ class Stage:
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
         self._shunning.dialled(node, worker, self._dials)
+        self.conversations.dialled(node, worker)
         self._dials[key] = worker
 
         def done(end: End | None, reason: str) -> None:
@@ -206,6 +210,7 @@ class Stage:
             start_ms=self._world.clock.now_ms,
             worker_paused_ms=node.paused_ms,
             requester_paused_ms=0 if requester is None else requester.paused_ms,
+            worker_set_back_ms=node.set_back_ms,
         )
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
