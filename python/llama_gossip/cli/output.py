@@ -11,10 +11,12 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from llama_gossip.cli.events import SHORT_ID, CliEvent, Dropped, Failure, as_object
-from llama_gossip.cli.outlet import Outlet
+
+if TYPE_CHECKING:
+    from llama_gossip.cli.outlet import Outlet
 
 Mode = Literal["human", "json", "quiet"]
 
@@ -67,11 +69,14 @@ class Output:
     def unhurried(self, broken: Callable[[], object]) -> Iterator[None]:
         """Within it nobody waits for the reader of stdout, unless it is a terminal: lines that it is too slow
         for are left out and counted. broken: called from another thread when the reader has gone."""
-        if sys.stdout.isatty():
+        fd = _file_of_stdout()
+        if fd is None or sys.stdout.isatty():
             yield
             return
+        from llama_gossip.cli.outlet import Outlet  # asyncio comes with it, and --help is fast
+
         sys.stdout.flush()
-        self._outlet = Outlet(sys.stdout.fileno(), dropped=self._dropped, broken=broken)
+        self._outlet = Outlet(fd, dropped=self._dropped, broken=broken)
         try:
             yield
         finally:
@@ -159,6 +164,14 @@ class Output:
 
 
 _STYLES = {"green": "\x1b[32m", "yellow": "\x1b[1;33m", "red": "\x1b[31m", "dim": "\x1b[2m"}
+
+
+def _file_of_stdout() -> int | None:
+    """None for what stands in its place within a process."""
+    try:
+        return sys.stdout.fileno()
+    except io.UnsupportedOperation:
+        return None
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
