@@ -15,6 +15,14 @@ OF_SOLICITING: tuple[Mutant, ...] = (
         oracle="I9",
         focus=("liar",),
     ),
+    _mutant(
+        "second_chance",
+        "finder",
+        "        failed = self._failed(request, found)\n",
+        "        failed: set[NodeId] = set()\n",
+        rule="who has failed is asked again only once the topic was asked for somebody better",
+        oracle="I11",  # in one seed of some hundred
+    ),
     # --- conversations ---
     _mutant(
         "goes_home",

@@ -208,6 +208,7 @@ class Stage:
             start_ms=self._world.clock.now_ms,
             worker_paused_ms=node.paused_ms,
             requester_paused_ms=0 if requester is None else requester.paused_ms,
+            worker_set_back_ms=node.set_back_ms,
         )
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
