@@ -14,7 +14,7 @@ Key = tuple[NodeId, RequestId]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    oracle: str  # I1 … I16
+    oracle: str  # I1 … I17
     at_ms: int
     what: str
 

@@ -15,6 +15,15 @@ OF_SOLICITING: tuple[Mutant, ...] = (
         oracle="I9",
         focus=("liar",),
     ),
+    # --- conversations ---
+    _mutant(
+        "goes_home",
+        "selection",
+        "        return kept if self.score_ms(kept, want, now) <= AFFINITY_FACTOR * best_ms else None",
+        "        return None",
+        rule="the next turn of a conversation goes to the worker that holds it",
+        oracle="I17",
+    ),
     # --- Requests ---
     _mutant(
         "request_gap",

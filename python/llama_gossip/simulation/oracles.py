@@ -1,7 +1,8 @@
 """Oracles: the invariants of PROTOCOL section 10 as code. They see the history and nothing of the core.
 
 The law: an oracle speaks only of what was promised, and every one of them can fail: a test breaks a history
-for each. I6, I8, I13, I14 and I15 are asked where their evidence is (guards.py, world.py, campaign.py).
+for each. I6, I8, I13, I14, I15 and I17 are asked where their evidence is (guards.py, world.py, campaign.py,
+conversations.py).
 
     user      I1 indices · I2 segments · I3 one end · I4 digest · I16 the fault-free text · I11 liveness
     work      I5 one generator · I7 slots · I9 waste · I10 only by a live Assign

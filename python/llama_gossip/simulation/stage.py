@@ -19,6 +19,7 @@ from llama_gossip.protocol.messages import Assign, Kind, NodeId
 from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
+from llama_gossip.simulation.conversations import Conversations
 from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
 from llama_gossip.simulation.packets import PacketWatch
@@ -43,6 +44,7 @@ class Stage:
         self._witness: Witness = world.witness
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
+        self.conversations = Conversations(world)
         self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
@@ -61,6 +63,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.conversations.answered(node, effect)
                 self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
@@ -168,6 +171,7 @@ class Stage:
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
         self._shunning.dialled(node, worker, self._dials)
+        self.conversations.dialled(node, worker)
         self._dials[key] = worker
 
         def done(end: End | None, reason: str) -> None:

@@ -252,6 +252,7 @@ class World:
         story.calm = ask.calm
         if ask.cancel_after_ms is not None:
             self.clock.after(ask.cancel_after_ms, self._cancel, node, node.life, story)
+        self.stage.conversations.asked(node, ask.submit)
         node.feed(ask.submit)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
