@@ -22,6 +22,7 @@ from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.conversations import Conversations
 from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.offers import Offers
 from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.shunning import Shunning
@@ -45,6 +46,7 @@ class Stage:
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
         self.conversations = Conversations(world)
+        self.offers = Offers(world)
         self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
@@ -119,6 +121,7 @@ class Stage:
             self.packets.sees(node, data)
         else:
             self._chatter.said(node, data)
+            self.offers.said(node, data)
         self._world.topic.broadcast(node.place, data)
 
     def _write(self, node: Process, stream: int, data: bytes) -> None:
@@ -161,6 +164,7 @@ class Stage:
     def _assigned(self, node: Process, end: End, data: bytes) -> None:
         assign = decode_envelope(split_envelope(data[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES))
         assert isinstance(assign, Assign)
+        self.offers.assigned(node, assign)
         self._world.oracles.assigned(node.node_id, assign, self._world.clock.now_ms)
         self._witness.attempt_ends[node.node_id, assign.request_id, assign.attempt] = end
         worker = self._world.by_id.get(assign.worker)
@@ -206,6 +210,7 @@ class Stage:
             start_ms=self._world.clock.now_ms,
             worker_paused_ms=node.paused_ms,
             requester_paused_ms=0 if requester is None else requester.paused_ms,
+            worker_set_back_ms=node.set_back_ms,
         )
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
@@ -237,6 +242,7 @@ class Stage:
             self.packets.heard(process, event.data)
         if accepted:
             self._chatter.heard(process, event.data)
+            self.offers.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)
