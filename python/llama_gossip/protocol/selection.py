@@ -168,7 +168,7 @@ class Chooser:
         """`barred`: what this one request must not try again or is trying already. holder: who holds its
         conversation."""
         pool = [c for c in candidates if not barred(c.node_id) and self.available(c, now)]
-        awake = [c for c in pool if self.ledger.peek(c.node_id).cooldown_until_ms <= now.mono_ms]
+        awake = [c for c in pool if not self.ledger.cools(c.node_id, now.mono_ms)]
         pool = _most_exact(awake or pool, want)  # if everyone is on cooldown, cooldowns are ignored
         if len(pool) < 2:
             return pool[0] if pool else None

@@ -176,7 +176,7 @@ def unfinished(core: Core) -> str:
         ("jobs", len(worker.jobs)),
         ("running jobs", worker.jobs.queue.running),
         ("queued jobs", worker.jobs.queue.queued),
-        ("inbound streams", sum(not _closes_soon(inbound) for inbound in worker._inbound.values())),
+        ("inbound streams", sum(not _closes_soon(core, inbound) for inbound in worker._inbound.values())),
         ("live channels", core._tunnel.live),
         ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
         ("claims that wait", len(core._claimer)),
@@ -187,9 +187,11 @@ def unfinished(core: Core) -> str:
     return ""
 
 
-def _closes_soon(inbound: Inbound) -> bool:
-    """A refused attempt over the topic, which its requester may repeat until shortly before the end."""
-    return inbound.refused and is_virtual(inbound.stream)
+def _closes_soon(core: Core, inbound: Inbound) -> bool:
+    """A refused attempt over the topic, which its requester may repeat until shortly before the end; or a
+    stranger's stream of just now, which has seconds to bring an Assign."""
+    is_young = core._desk.agenda.due_of(("inbound", inbound.stream, "first")) is not None
+    return is_young or (inbound.refused and is_virtual(inbound.stream))
 
 
 # --- I15 -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ Key = tuple[NodeId, RequestId]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    oracle: str  # I1 … I16
+    oracle: str  # I1 … I17
     at_ms: int
     what: str
 
@@ -82,3 +82,4 @@ class Work:
     cancelled_ms: int | None = None  # the core has told the engine to stop
     worker_paused_ms: int = 0  # at the start
     requester_paused_ms: int = 0
+    worker_set_back_ms: int = 0  # its wall clock, which tells whether an Assign over gossip is in time

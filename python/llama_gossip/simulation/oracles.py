@@ -1,7 +1,8 @@
 """Oracles: the invariants of PROTOCOL section 10 as code. They see the history and nothing of the core.
 
 The law: an oracle speaks only of what was promised, and every one of them can fail: a test breaks a history
-for each. I6, I8, I13, I14 and I15 are asked where their evidence is (guards.py, world.py, campaign.py).
+for each. I6, I8, I13, I14, I15 and I17 are asked where their evidence is (guards.py, world.py, campaign.py,
+conversations.py, offers.py).
 
     user      I1 indices · I2 segments · I3 one end · I4 digest · I16 the fault-free text · I11 liveness
     work      I5 one generator · I7 slots · I9 waste · I10 only by a live Assign
@@ -280,7 +281,7 @@ class Oracles:
         extra_ms = self._disturbed(work, story, since)
         bound_ms = UNDISTURBED_LEASE_MS if extra_ms < 0 else DISTURBED_LEASE_MS + extra_ms
         if story is not None and work.attempt in story.by_gossip:
-            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms)
+            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms) + work.worker_set_back_ms
         if now_ms - max(since, work.start_ms if what != "begun" else since) > bound_ms:
             late_ms = now_ms - since
             self.blame("I5", now_ms, f"work of a fenced attempt {what} {late_ms} ms late, {bound_ms} allowed")
@@ -303,13 +304,13 @@ class Oracles:
 
     # --- the end ---
 
-    def finish(self, now_ms: int, *, healed_ms: int, rest_ms: int = AFTER_HEAL_MS) -> None:
-        """After quiescence. rest_ms: by when after the heal every request has ended."""
+    def finish(self, now_ms: int, *, healed_ms: int) -> None:
+        """After quiescence."""
         for story in self.stories.values():
             if not story.over:
                 what = f"{story.name} is open {now_ms - story.at_ms} ms after its submit"
                 self.blame("I3", now_ms, f"{what}, {now_ms - healed_ms} ms after the heal")
-            elif story.end is not None and story.end_ms > max(healed_ms, story.at_ms) + rest_ms:
+            elif story.end is not None and story.end_ms > max(healed_ms, story.at_ms) + AFTER_HEAL_MS:
                 self.blame("I11", now_ms, f"{story.name} ended {story.end_ms - healed_ms} ms after the heal")
         for work in self.works.values():
             self.blame("I7", now_ms, f"a slot is held since {work.start_ms} ms, attempt {work.attempt}")

@@ -115,6 +115,7 @@ class PacketWatch:
         channel = node.core._tunnel.find(packet.to, packet)
         if channel is not None and channel.assign is not None:
             oracles = self._world.oracles
+            self._world.stage.offers.assigned(node, channel.assign)
             oracles.assigned(node.node_id, channel.assign, self._world.clock.now_ms)
             story = oracles.stories.get((node.node_id, packet.request_id))
             if story is not None:

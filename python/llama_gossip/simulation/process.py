@@ -73,6 +73,7 @@ class Process:
         self.healthy_since_ms = 0  # nothing was wrong with it since
         self.paused_ms = 0  # in all
         self.stepped_ms = -(10**9)  # the last step of its wall clock
+        self.set_back_ms = 0  # its wall clock, by all steps together: so much later may still be "in time"
         self.wake_at: int | None = None
         self.accepted: set[bytes] = set()  # gossip that this life's core took
         self.dials: dict[int, int] = {}  # dial → life
@@ -89,6 +90,12 @@ class Process:
     def now(self) -> ev.Now:
         now_ms = self.clock.now_ms
         return ev.Now(now_ms, WALL_ORIGIN_MS + now_ms + self.skew_ms)
+
+    def set_clock(self, skew_ms: int) -> None:
+        """Its wall clock is put on or back."""
+        self.set_back_ms += max(0, self.skew_ms - skew_ms)
+        self.skew_ms = skew_ms
+        self.stepped_ms = self.clock.now_ms
 
     # --- lives ---
 

@@ -17,8 +17,10 @@ from llama_gossip.protocol.messages import Assign, Kind, NodeId
 from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
+from llama_gossip.simulation.conversations import Conversations
 from llama_gossip.simulation.history import Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.offers import Offers
 from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.shunning import Shunning
@@ -41,6 +43,8 @@ class Stage:
         self._witness: Witness = world.witness
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
+        self.conversations = Conversations(world)
+        self.offers = Offers(world)
         self.packets = PacketWatch(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
@@ -66,6 +70,7 @@ class Stage:
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.conversations.answered(node, effect)
                 self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
@@ -115,6 +120,7 @@ class Stage:
             self.packets.sees(node, data)
         else:
             self._chatter.said(node, data)
+            self.offers.said(node, data)
         self._world.topic.broadcast(node.place, data)
 
     def _write(self, node: Process, stream: int, data: bytes) -> None:
@@ -157,6 +163,7 @@ class Stage:
     def _assigned(self, node: Process, end: End, data: bytes) -> None:
         assign = decode_envelope(split_envelope(data[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES))
         assert isinstance(assign, Assign)
+        self.offers.assigned(node, assign)
         self._world.oracles.assigned(node.node_id, assign, self._world.clock.now_ms)
         self._witness.attempt_ends[node.node_id, assign.request_id, assign.attempt] = end
         worker = self._world.by_id.get(assign.worker)
@@ -167,6 +174,7 @@ class Stage:
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
         self._shunning.dialled(node, worker, self._dials)
+        self.conversations.dialled(node, worker)
         self._dials[key] = worker
 
         def done(end: End | None, reason: str) -> None:
@@ -201,6 +209,7 @@ class Stage:
             start_ms=self._world.clock.now_ms,
             worker_paused_ms=node.paused_ms,
             requester_paused_ms=0 if requester is None else requester.paused_ms,
+            worker_set_back_ms=node.set_back_ms,
         )
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
@@ -228,6 +237,7 @@ class Stage:
                 self.packets.heard(process, event.data)
             elif kind != Kind.ANNOUNCE:
                 self._chatter.heard(process, event.data)
+                self.offers.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)

@@ -218,12 +218,6 @@ class Witness:
     def lied(self, worker: NodeId) -> bool:
         return worker in self._world.liars
 
-    def only_liars_are_named(self) -> bool:
-        """No honest worker's Announce names the model: they are found by asking the topic alone."""
-        world = self._world
-        honest = [w.machine for w in world.workers if w.node_id not in world.liars and w.machine is not None]
-        return bool(world.liars) and all(machine.crowded for machine in honest)
-
     def capable(self, story: Story, now_ms: int) -> str:
         submit = story.submit
         if submit.delivery is Delivery.GOSSIP or submit.visibility is Visibility.PUBLIC:

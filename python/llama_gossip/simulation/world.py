@@ -38,7 +38,6 @@ from llama_gossip.simulation.witness import Witness
 NET_ID = net_id(blake2b(b"the network of the simulation", digest_size=32).digest())
 START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
-UNTIL_DEADLINE_MS = 420_000  # the longest deadline of a simulated request, and patience
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
@@ -181,7 +180,7 @@ class World:
             for node in self.nodes
             if node.machine is not None and node.node_id not in self.liars
         )
-        self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms, rest_ms=self._rest_ms())
+        self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms)
         self._count_messages()
         return self._outcome()
 
@@ -191,15 +190,11 @@ class World:
 
     def _come_to_rest(self) -> None:
         last_ms = max((ask.at_ms for ask in self.asks), default=self.heal_ms)
-        limit_ms = max(last_ms, self.heal_ms) + self._rest_ms()
+        limit_ms = max(last_ms, self.heal_ms) + AFTER_HEAL_MS
         self.clock.run_until(last_ms)
         while self.clock.now_ms < limit_ms and not self._all_over():
             self.clock.run_until(self.clock.now_ms + 1_000)
         self.clock.run_until(self.clock.now_ms + QUIET_MS)
-
-    def _rest_ms(self) -> int:
-        """A requester that knows of liars alone does not ask the topic for more while they keep it busy."""
-        return UNTIL_DEADLINE_MS if self.witness.only_liars_are_named() else AFTER_HEAL_MS
 
     def _all_over(self) -> bool:
         return all(story.over for story in self.oracles.stories.values())
@@ -257,6 +252,7 @@ class World:
         story.calm = ask.calm
         if ask.cancel_after_ms is not None:
             self.clock.after(ask.cancel_after_ms, self._cancel, node, node.life, story)
+        self.stage.conversations.asked(node, ask.submit)
         node.feed(ask.submit)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
