@@ -152,7 +152,7 @@ class Witness:
                 self.heard_at[node.place, node.life, signer.place] = now_ms
                 self._check_order(node, signer)
             elif data[2] == Kind.LEAVE and signer is not None:
-                head = split_envelope(data, MAX_TOPIC_BYTES).head
+                head = raw_of(data).head
                 self._requester_gone(node, signer, (head.boot, head.seq))
         if accepted:
             node.accepted.add(data)
