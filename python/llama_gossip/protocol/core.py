@@ -94,6 +94,7 @@ class Core:
         )
         ledger = Ledger(timers=timers)
         solicitor = Solicitor(desk)
+        self._solicitor = solicitor
         self._claimer = Claimer(
             desk, jobs=self._worker.jobs, presence=self._presence, policy=policy, allowlist=allowlist
         )
@@ -123,7 +124,7 @@ class Core:
             packet=self._tunnel.received,
             asked=self._claimer.asked,
             claimed=self._claimed,
-            gone=solicitor.left,
+            gone=self._gone,
         )
         self._wake_at: int | None = None
         self._drained: bool | None = None  # None: nobody asked to drain; True: it was told
@@ -158,9 +159,16 @@ class Core:
     def _dispatch(self, event: ev.Event) -> None:
         """The most frequent kinds stand first: a token costs three events."""
         match event:
+            case ev.StreamData():
+                self._stream(event)
+            case ev.EngineTokens():
+                self._worker.jobs.engine_tokens(event)
+            case ev.GossipReceived():
+                self._membership.received(event)
+            case ev.Tick():
+                pass  # the due timers fire after every event
             case (
-                ev.StreamData()
-                | ev.StreamAccepted()
+                ev.StreamAccepted()
                 | ev.StreamFinished()
                 | ev.StreamReset()
                 | ev.StreamStopped()
@@ -168,18 +176,13 @@ class Core:
             ):
                 self._stream(event)
             case (
-                ev.EngineTokens()
-                | ev.EngineStepped()
+                ev.EngineStepped()
                 | ev.EngineStarted()
                 | ev.EngineProgress()
                 | ev.EngineDone()
                 | ev.EngineFailed()
             ):
                 self._engine(event)
-            case ev.Tick():
-                pass  # the due timers fire after every event
-            case ev.GossipReceived():
-                self._membership.received(event)
             case ev.StreamOpened(dial, stream):
                 self._requester.connector.opened(dial, stream)
             case ev.DialFailed(dial, reason, refused):
@@ -224,6 +227,10 @@ class Core:
     def _claimed(self, sender: NodeId, claim: Claim) -> None:
         self._claimer.overheard(sender, claim)
         self._requester.claimed(sender, claim)
+
+    def _gone(self, sender: NodeId, order: tuple[int, int]) -> None:
+        self._solicitor.left(sender, order)
+        self._worker.jobs.requester_gone(sender, order)
 
     # --- streams ---
 
@@ -297,17 +304,10 @@ class Core:
 
     def _engine(
         self,
-        event: ev.EngineStarted
-        | ev.EngineProgress
-        | ev.EngineTokens
-        | ev.EngineDone
-        | ev.EngineFailed
-        | ev.EngineStepped,
+        event: ev.EngineStarted | ev.EngineProgress | ev.EngineDone | ev.EngineFailed | ev.EngineStepped,
     ) -> None:
         jobs = self._worker.jobs
         match event:
-            case ev.EngineTokens():
-                jobs.engine_tokens(event)
             case ev.EngineStepped():
                 jobs.stepped()
             case ev.EngineStarted():

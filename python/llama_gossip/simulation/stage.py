@@ -6,6 +6,8 @@ want to see of it goes to the oracles or to the witness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -18,7 +20,7 @@ from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.conversations import Conversations
-from llama_gossip.simulation.history import Work
+from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
 from llama_gossip.simulation.offers import Offers
 from llama_gossip.simulation.packets import PacketWatch
@@ -50,6 +52,7 @@ class Stage:
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
     def perform(self, node: Process, effect: ef.Effect) -> None:
+        """The most frequent kinds stand first."""
         now_ms = self._world.clock.now_ms
         self.trace = crc32(b"%d %d %s" % (now_ms, node.place, type(effect).__name__.encode()), self.trace)
         match effect:
@@ -60,6 +63,12 @@ class Stage:
                 node.wake(at_ms)
             case ef.DeliverTokens() | ef.Accepted():
                 self._world.oracles.told(node.node_id, effect, now_ms)
+            case ef.Broadcast(data):
+                self.trace = crc32(data, self.trace)
+                self._broadcast(node, data)
+            case ef.FinishStream(stream):
+                if (end := self._own_end(node, stream)) is not None:
+                    self._world.wires.finish(end)
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
@@ -72,16 +81,10 @@ class Stage:
             case ef.Failed():
                 self._witness.failed(node, effect)
                 self._world.oracles.told(node.node_id, effect, now_ms)
-            case ef.Broadcast(data):
-                self.trace = crc32(data, self.trace)
-                self._broadcast(node, data)
             case ef.OpenStream(dial, worker, timeout_ms):
                 self._dial(node, dial, worker, timeout_ms)
             case ef.AbandonDial(dial):
                 self._dials.pop((node.place, node.life, dial), None)
-            case ef.FinishStream(stream):
-                if (end := self._own_end(node, stream)) is not None:
-                    self._world.wires.finish(end)
             case ef.ResetStream(stream, code):
                 if (end := self._own_end(node, stream)) is not None:
                     self._shunning.was_reset(end, code)
@@ -202,7 +205,7 @@ class Stage:
             return
         story = self._world.oracles.stories.get((start.requester, start.request_id))
         self._witness.turn_taken(node, start)
-        machine.start(start, counted=lambda: story is not None and not story.void)
+        machine.start(start, made=self._made_by(node, story, start.attempt))
         requester = self._world.by_id.get(start.requester)
         work = Work(
             worker=node.node_id,
@@ -219,6 +222,12 @@ class Stage:
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
         )
+
+    def _made_by(self, node: Process, story: Story | None, attempt: int) -> Callable[[int, int], None]:
+        """What a liar makes, or what is made for a stranger, is nobody's waste."""
+        if story is None or self._witness.lied(node.node_id):
+            return lambda start, end: None
+        return partial(self._world.oracles.waste.made_for, story, attempt)
 
     def _class_of(self, job: ef.JobAccepted) -> int:
         """That it asks for."""
@@ -237,10 +246,12 @@ class Stage:
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)
         if accepted:
-            self.packets.heard(process, event.data)
-        if accepted:
-            self._chatter.heard(process, event.data)
-            self.offers.heard(process, event.data)
+            kind = event.data[2]
+            if kind == Kind.PACKET:
+                self.packets.heard(process, event.data)
+            elif kind != Kind.ANNOUNCE:
+                self._chatter.heard(process, event.data)
+                self.offers.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)
