@@ -94,6 +94,7 @@ class Core:
         )
         ledger = Ledger(timers=timers)
         solicitor = Solicitor(desk)
+        self._solicitor = solicitor
         self._claimer = Claimer(
             desk, jobs=self._worker.jobs, presence=self._presence, policy=policy, allowlist=allowlist
         )
@@ -123,7 +124,7 @@ class Core:
             packet=self._tunnel.received,
             asked=self._claimer.asked,
             claimed=self._claimed,
-            gone=solicitor.left,
+            gone=self._gone,
         )
         self._wake_at: int | None = None
         self._drained: bool | None = None  # None: nobody asked to drain; True: it was told
@@ -224,6 +225,10 @@ class Core:
     def _claimed(self, sender: NodeId, claim: Claim) -> None:
         self._claimer.overheard(sender, claim)
         self._requester.claimed(sender, claim)
+
+    def _gone(self, sender: NodeId, order: tuple[int, int]) -> None:
+        self._solicitor.left(sender, order)
+        self._worker.jobs.requester_gone(sender, order)
 
     # --- streams ---
 

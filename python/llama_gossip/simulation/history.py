@@ -30,6 +30,7 @@ class Story:
     submit: ev.Submit
     at_ms: int
     delivered: int = 0
+    made: int = 0  # tokens from the answer's start on, while they were wanted
     texts: list[str] = field(default_factory=list)
     attempt: int = 0  # of the newest tokens
     assigns: dict[int, Assign] = field(default_factory=dict)

@@ -6,6 +6,8 @@ want to see of it goes to the oracles or to the witness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -18,7 +20,7 @@ from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.conversations import Conversations
-from llama_gossip.simulation.history import Work
+from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
 from llama_gossip.simulation.liar_packets import LiarPackets
 from llama_gossip.simulation.offers import Offers
@@ -203,7 +205,7 @@ class Stage:
             return
         story = self._world.oracles.stories.get((start.requester, start.request_id))
         self._witness.turn_taken(node, start)
-        machine.start(start, counted=lambda: story is not None and not story.void)
+        machine.start(start, made=self._made_by(node, story, start.attempt))
         requester = self._world.by_id.get(start.requester)
         work = Work(
             worker=node.node_id,
@@ -220,6 +222,12 @@ class Stage:
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
         )
+
+    def _made_by(self, node: Process, story: Story | None, attempt: int) -> Callable[[int, int], None]:
+        """What a liar makes, or what is made for a stranger, is nobody's waste."""
+        if story is None or self._witness.lied(node.node_id):
+            return lambda start, end: None
+        return partial(self._world.oracles.waste.made_for, story, attempt)
 
     def _class_of(self, job: ef.JobAccepted) -> int:
         """That it asks for."""

@@ -151,6 +151,9 @@ class Witness:
             if data[2] == Kind.ANNOUNCE and signer is not None:
                 self.heard_at[node.place, node.life, signer.place] = now_ms
                 self._check_order(node, signer)
+            elif data[2] == Kind.LEAVE and signer is not None:
+                head = split_envelope(data, MAX_TOPIC_BYTES).head
+                self._requester_gone(node, signer, (head.boot, head.seq))
         if accepted:
             node.accepted.add(data)
 
@@ -182,7 +185,13 @@ class Witness:
         if peer is not None:
             if peer.order < self._newest.get(key, (0, 0)):
                 self._blame("I6", f"{node.name} believes older news of {signer.name}")
+            if peer.announce.head.boot > self._newest.get(key, (0, 0))[0]:
+                self._requester_gone(node, signer, (peer.announce.head.boot, 0))
             self._newest[key] = max(peer.order, self._newest.get(key, (0, 0)))
+
+    def _requester_gone(self, node: Process, signer: Process, order: tuple[int, int]) -> None:
+        now_ms = self._world.clock.now_ms
+        self._world.oracles.requester_gone(node.node_id, node.life, signer.node_id, order, now_ms)
 
     def before_evil(self, node: Process, event: ev.GossipReceived, evil: str) -> None:
         self._evil_before = None

@@ -175,11 +175,6 @@ class World:
         self._come_to_rest()
         self._look_into_cores(guards.overfull, "I8")
         self._look_into_cores(guards.unfinished, "I7")
-        self.oracles.tokens_made = sum(
-            node.machine.tokens_made
-            for node in self.nodes
-            if node.machine is not None and node.node_id not in self.liars
-        )
         self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms)
         self._count_messages()
         return self._outcome()
@@ -230,8 +225,8 @@ class World:
             void=sum(story.void for story in stories),
             violations=tuple(self.oracles.violations),
             trace=self.stage.trace,
-            tokens_made=self.oracles.tokens_made,
-            tokens_needed=self.oracles.tokens_needed,
+            tokens_made=self.oracles.waste.made,
+            tokens_needed=self.oracles.waste.needed,
             failovers=self.oracles.failovers,
             attempts=self.oracles.attempts,
             broadcasts=self.topic.sent,
