@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llama_gossip.protocol.codec import decode_payload
-from llama_gossip.protocol.envelope import decode_envelope, sign_envelope, split_envelope
-from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_TOPIC_BYTES
+from llama_gossip.protocol.envelope import sign_envelope
+from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES
 from llama_gossip.protocol.messages import Kind, NodeId, Packet, Phase, Progress, RequestId
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.tunnel_body import pack_items, unpack_items
 from llama_gossip.protocol.tunnel_channel import Channel
 from llama_gossip.simulation.liar import Ear, Liar, Lie
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import message_of
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
@@ -45,7 +46,7 @@ class LiarPackets:
 
     def say(self, node: Process, liar: Liar, data: bytes) -> bytes | None:
         """What goes out in the place of a Packet; None: nothing."""
-        packet = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        packet = message_of(data)
         assert isinstance(packet, Packet)
         if packet.requester == node.node_id:
             return data  # it asks as honestly as anybody
