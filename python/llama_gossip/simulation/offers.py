@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llama_gossip.protocol.envelope import decode_envelope, split_envelope
-from llama_gossip.protocol.limits import KEY_BYTES, MAX_TOPIC_BYTES
+from llama_gossip.protocol.limits import KEY_BYTES
 from llama_gossip.protocol.messages import Assign, Claim, Kind, NodeId, Request, RequestId
 from llama_gossip.protocol.streams import Visibility
 from llama_gossip.simulation.history import Story
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import message_of
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
@@ -56,7 +56,7 @@ class Offers:
         """A node's own broadcast."""
         if data[2] != Kind.REQUEST:
             return
-        request = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        request = message_of(data)
         assert isinstance(request, Request)
         life, lead = (node.place, node.life), request.request_id
         public = lead if request.prompt is not None else None
@@ -71,7 +71,7 @@ class Offers:
         """A message that its core has taken, and acted on."""
         if data[2] != Kind.CLAIM or data.find(node.node_id, KEY_BYTES) < 0:
             return
-        claim = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        claim = message_of(data)
         assert isinstance(claim, Claim)
         question = self._questions.get(((node.place, node.life), claim.request_id))
         if claim.requester != node.node_id or question is None:

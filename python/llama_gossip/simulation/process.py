@@ -16,7 +16,6 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import Signer, Verifier
-from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 
@@ -58,6 +57,8 @@ class Process:
     ) -> None:
         self.place = place
         self.name = name
+        self.node_id = signer.node_id
+        self.signer = signer
         self.clock = clock
         self.life = 0
         self.lives = 0
@@ -78,7 +79,6 @@ class Process:
         self.dials: dict[int, int] = {}  # dial → life
         self._paused_at_ms = 0
         self._rng = rng
-        self._signer = signer
         self._verify = verify
         self._net_id = net_id
         self._around = around
@@ -86,14 +86,6 @@ class Process:
         self._timers = timers
         self._waiting: deque[Callable[[], None]] = deque()
         self._gossip_waiting = 0
-
-    @property
-    def node_id(self) -> NodeId:
-        return self._signer.node_id
-
-    @property
-    def signer(self) -> Signer:
-        return self._signer
 
     def now(self) -> ev.Now:
         now_ms = self.clock.now_ms
@@ -114,7 +106,7 @@ class Process:
         self.paused = False
         self.boot = max(self.now().wall_ms, self.boot + 1)  # as the identity keeps it on disk
         self.core = Core(
-            signer=self._signer,
+            signer=self.signer,
             net_id=self._net_id,
             boot=self.boot,
             node_name=self.name,
@@ -198,13 +190,20 @@ class Process:
         if core is None:
             return
         if evil:
-            self._around.before_evil(self, event, evil)
+            self._hear_evil(core, event, evil)
+            return
+        before = core._receiver.accepted
+        self.feed(event)
+        if self.core is core:
+            self._around.heard(self, event, "", core._receiver.accepted > before)
+
+    def _hear_evil(self, core: Core, event: ev.GossipReceived, evil: str) -> None:
+        self._around.before_evil(self, event, evil)
         before, counters = core._receiver.accepted, core._desk.counters
         opened = counters["packets_opened"], counters["packets_seal"]
         self.feed(event)
         if self.core is core:
-            if evil:
-                self._around.opened(self, opened, evil)
+            self._around.opened(self, opened, evil)
             self._around.heard(self, event, evil, core._receiver.accepted > before)
 
     def tick(self, at_ms: int, life: int) -> None:

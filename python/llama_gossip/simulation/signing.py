@@ -6,6 +6,7 @@ found out. It protects nothing outside the simulation: the key is the node id, w
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 from llama_gossip.protocol.envelope import KeySigner, Signer, Verifier, verify_signature
@@ -13,20 +14,17 @@ from llama_gossip.protocol.limits import KEY_BYTES, SIGNATURE_BYTES
 from llama_gossip.protocol.messages import NodeId
 
 _PERSON = b"lg1-simulation"
+_VERDICTS = 1_024  # what is on its way at once, and more
 
 
 class HashSigner:
-    __slots__ = ("_node_id",)
+    __slots__ = ("node_id",)
 
     def __init__(self, seed: bytes) -> None:
-        self._node_id = NodeId(blake2b(seed, digest_size=KEY_BYTES, person=_PERSON).digest())
-
-    @property
-    def node_id(self) -> NodeId:
-        return self._node_id
+        self.node_id = NodeId(blake2b(seed, digest_size=KEY_BYTES, person=_PERSON).digest())
 
     def sign(self, message: bytes) -> bytes:
-        return _signature(self._node_id, message)
+        return _signature(self.node_id, message)
 
 
 def _signature(node_id: NodeId, message: bytes) -> bytes:
@@ -42,4 +40,5 @@ def signer_of(seed: bytes, *, ed25519: bool) -> Signer:
 
 
 def verifier(*, ed25519: bool) -> Verifier:
-    return verify_signature if ed25519 else verify_hash
+    """One verdict for all who hear the same: it depends on nothing but what is asked."""
+    return lru_cache(_VERDICTS)(verify_signature if ed25519 else verify_hash)

@@ -52,6 +52,7 @@ class Stage:
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
     def perform(self, node: Process, effect: ef.Effect) -> None:
+        """The most frequent kinds stand first."""
         now_ms = self._world.clock.now_ms
         self.trace = crc32(b"%d %d %s" % (now_ms, node.place, type(effect).__name__.encode()), self.trace)
         match effect:
@@ -62,6 +63,12 @@ class Stage:
                 node.wake(at_ms)
             case ef.DeliverTokens() | ef.Accepted():
                 self._world.oracles.told(node.node_id, effect, now_ms)
+            case ef.Broadcast(data):
+                self.trace = crc32(data, self.trace)
+                self._broadcast(node, data)
+            case ef.FinishStream(stream):
+                if (end := self._own_end(node, stream)) is not None:
+                    self._world.wires.finish(end)
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
@@ -74,16 +81,10 @@ class Stage:
             case ef.Failed():
                 self._witness.failed(node, effect)
                 self._world.oracles.told(node.node_id, effect, now_ms)
-            case ef.Broadcast(data):
-                self.trace = crc32(data, self.trace)
-                self._broadcast(node, data)
             case ef.OpenStream(dial, worker, timeout_ms):
                 self._dial(node, dial, worker, timeout_ms)
             case ef.AbandonDial(dial):
                 self._dials.pop((node.place, node.life, dial), None)
-            case ef.FinishStream(stream):
-                if (end := self._own_end(node, stream)) is not None:
-                    self._world.wires.finish(end)
             case ef.ResetStream(stream, code):
                 if (end := self._own_end(node, stream)) is not None:
                     self._shunning.was_reset(end, code)
@@ -239,10 +240,12 @@ class Stage:
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)
         if accepted:
-            self.packets.heard(process, event.data)
-        if accepted:
-            self._chatter.heard(process, event.data)
-            self.offers.heard(process, event.data)
+            kind = event.data[2]
+            if kind == Kind.PACKET:
+                self.packets.heard(process, event.data)
+            elif kind != Kind.ANNOUNCE:
+                self._chatter.heard(process, event.data)
+                self.offers.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)

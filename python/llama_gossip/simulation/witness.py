@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import split_envelope
-from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES, NEWCOMER_MS
+from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, NEWCOMER_MS
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
 from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.simulation import guards
@@ -21,6 +20,7 @@ from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.machine import PLANNED
 from llama_gossip.simulation.oracles import LIVE_MS
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import raw_of
 from llama_gossip.simulation.wires import End
 
 if TYPE_CHECKING:
@@ -152,13 +152,13 @@ class Witness:
                 self.heard_at[node.place, node.life, signer.place] = now_ms
                 self._check_order(node, signer)
             elif data[2] == Kind.LEAVE and signer is not None:
-                head = split_envelope(data, MAX_TOPIC_BYTES).head
+                head = raw_of(data).head
                 self._requester_gone(node, signer, (head.boot, head.seq))
         if accepted:
             node.accepted.add(data)
 
     def _check_time(self, node: Process, data: bytes, evil: str) -> None:
-        raw = split_envelope(data, MAX_TOPIC_BYTES)
+        raw = raw_of(data)
         ahead_ms = raw.head.ts - node.now().wall_ms
         if not -MAX_AGE_MS <= ahead_ms <= MAX_AHEAD_MS:
             what = f"{node.name} has taken a message {ahead_ms} ms from now"
