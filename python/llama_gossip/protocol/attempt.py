@@ -118,6 +118,7 @@ class Attempt:
         self.plane = plane_of(stream)
         self.accepted = False
         self.facts: PromptFacts | None = None
+        self.maker = Maker.offered(candidate.offer)  # what its tokens are made with, as far as it has told
         self.received = 0  # tokens of this attempt
         self.first_index = prefix.tokens
         self.seam: ResumeClass | None = None  # how it continues, known before its first token
@@ -148,10 +149,11 @@ class Attempt:
             for item in self._splitter.feed(data):
                 frame = self._reader.decode(item)
                 told = self._apply(frame) if frame is not None else []  # None: of a later version
+                written = prefixed(item)
                 if not _is_untrue(told):
-                    self._book.add(self.assign.request_id, prefixed(item))
+                    self._book.add(self.assign.request_id, written)
                 news.extend(told)
-                self._received_bytes += len(prefixed(item))
+                self._received_bytes += len(written)
                 if self._received_bytes > self._most_bytes() and not _is_end(news):
                     news.append(Ended(How.FAULT, "sent far more than its tokens need"))
                 if _is_end(news):
@@ -222,10 +224,6 @@ class Attempt:
             case _:
                 assert_never(frame)
 
-    def maker(self) -> Maker:
-        """What its tokens are made with, as far as it has told."""
-        return Maker.said(self.facts) if self.facts is not None else Maker.offered(self.candidate.offer)
-
     def _sign_of_life(self) -> list[News]:
         """A token or Progress: the stall's clock starts anew."""
         self._desk.after(self._key("half"), self._stall_ms // 2)
@@ -240,7 +238,7 @@ class Attempt:
         if self._continuation is None or self.seam is not None:
             return True
         promised = self._continuation.promised(self.candidate.offer)
-        self.seam = self._continuation.held(promised, self.maker())
+        self.seam = self._continuation.held(promised, self.maker)
         return self.seam is not None
 
     def _accept(self) -> list[News]:
@@ -253,7 +251,7 @@ class Attempt:
     def _progress(self, frame: Progress) -> list[News]:
         first = self._accept()
         if frame.facts is not None and self.facts is None:
-            self.facts = frame.facts
+            self.facts, self.maker = frame.facts, Maker.said(frame.facts)
             if not self._continues():
                 return [*first, Ended(How.UNEQUAL, UNEQUAL)]
         mark = _mark(frame)

@@ -159,9 +159,16 @@ class Core:
     def _dispatch(self, event: ev.Event) -> None:
         """The most frequent kinds stand first: a token costs three events."""
         match event:
+            case ev.StreamData():
+                self._stream(event)
+            case ev.EngineTokens():
+                self._worker.jobs.engine_tokens(event)
+            case ev.GossipReceived():
+                self._membership.received(event)
+            case ev.Tick():
+                pass  # the due timers fire after every event
             case (
-                ev.StreamData()
-                | ev.StreamAccepted()
+                ev.StreamAccepted()
                 | ev.StreamFinished()
                 | ev.StreamReset()
                 | ev.StreamStopped()
@@ -169,18 +176,13 @@ class Core:
             ):
                 self._stream(event)
             case (
-                ev.EngineTokens()
-                | ev.EngineStepped()
+                ev.EngineStepped()
                 | ev.EngineStarted()
                 | ev.EngineProgress()
                 | ev.EngineDone()
                 | ev.EngineFailed()
             ):
                 self._engine(event)
-            case ev.Tick():
-                pass  # the due timers fire after every event
-            case ev.GossipReceived():
-                self._membership.received(event)
             case ev.StreamOpened(dial, stream):
                 self._requester.connector.opened(dial, stream)
             case ev.DialFailed(dial, reason, refused):
@@ -298,17 +300,10 @@ class Core:
 
     def _engine(
         self,
-        event: ev.EngineStarted
-        | ev.EngineProgress
-        | ev.EngineTokens
-        | ev.EngineDone
-        | ev.EngineFailed
-        | ev.EngineStepped,
+        event: ev.EngineStarted | ev.EngineProgress | ev.EngineDone | ev.EngineFailed | ev.EngineStepped,
     ) -> None:
         jobs = self._worker.jobs
         match event:
-            case ev.EngineTokens():
-                jobs.engine_tokens(event)
             case ev.EngineStepped():
                 jobs.stepped()
             case ev.EngineStarted():

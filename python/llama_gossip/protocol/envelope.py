@@ -129,8 +129,9 @@ def sign_envelope_and_tell(message: EnvelopeMessage, signer: Signer, net_id: byt
     """(the same, the bytes that its signature covers).
     Raises ProtocolError: code oversize over the kind's cap, malformed for what no receiver would take."""
     if isinstance(message, Announce):
-        message = fit_announce(message)
-    payload = encode_payload(message)
+        message, payload = _fitted(message)
+    else:
+        payload = encode_payload(message)
     cap = envelope_cap(message)
     if len(payload) > cap:  # before the signature: an oversize prompt costs nothing
         raise _oversize(message, len(payload) + ENVELOPE_OVERHEAD_BYTES, cap)
@@ -155,14 +156,20 @@ def envelope_cap(message: EnvelopeMessage) -> int:
 def fit_announce(announce: Announce) -> Announce:
     """The same with models dropped from the end, and addresses over their number, until it fits its cap.
     What a node does not announce it still answers Requests for."""
+    return _fitted(announce)[0]
+
+
+def _fitted(announce: Announce) -> tuple[Announce, bytes]:
+    """(what fits, its payload)."""
     capacity = announce.capacity
     models = capacity.models[:MAX_ANNOUNCED_MODELS]
     announce = replace(announce, addresses=announce.addresses[:MAX_ADDRESSES])
     while True:
         fitted = replace(announce, capacity=replace(capacity, models=models))
-        size = len(encode_payload(fitted)) + ENVELOPE_OVERHEAD_BYTES
+        payload = encode_payload(fitted)
+        size = len(payload) + ENVELOPE_OVERHEAD_BYTES
         if size <= MAX_CONTROL_BYTES:
-            return fitted
+            return fitted, payload
         if not models:
             raise _oversize(announce, size, MAX_CONTROL_BYTES)
         models = models[:-1]

@@ -238,7 +238,7 @@ class Requester:
         if request.delivered == 0:
             self._ledger.first_token(attempt.worker, self._desk.now.mono_ms - attempt.sent_mono_ms)
         self._mend(request, attempt)
-        request.prefix.add(token, attempt.maker(), attempt.seam)
+        request.prefix.add(token, attempt.maker, attempt.seam)
         request.last_token_mono_ms = self._desk.now.mono_ms
         self._desk.count("tokens_received", len(token.texts))
         self._desk.emit(
