@@ -22,6 +22,7 @@ from llama_gossip.simulation.chatter import Chatter
 from llama_gossip.simulation.conversations import Conversations
 from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.liar_packets import LiarPackets
 from llama_gossip.simulation.offers import Offers
 from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
@@ -48,6 +49,7 @@ class Stage:
         self.conversations = Conversations(world)
         self.offers = Offers(world)
         self.packets = PacketWatch(world)
+        self._liar_packets = LiarPackets(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
@@ -126,6 +128,11 @@ class Stage:
             self._world.oracles.announced(node.node_id, node.life, self._world.clock.now_ms)
         elif data[2] == Kind.PACKET:
             self.packets.sees(node, data)
+            if node.liar is not None:
+                said = self._liar_packets.say(node, node.liar, data)
+                if said is None:
+                    return
+                data = said
         else:
             self._chatter.said(node, data)
             self.offers.said(node, data)
