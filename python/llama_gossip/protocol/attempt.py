@@ -7,7 +7,6 @@ text was. What continues less exactly than the user allows gives no token at all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias, assert_never
 
@@ -33,6 +32,7 @@ from llama_gossip.protocol.messages import (
     Reject,
     Token,
 )
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Continuation, Maker, Prefix, ResumeClass
 from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.streams import Plane, plane_of
@@ -60,32 +60,32 @@ class How(Enum):
     UNEQUAL = auto()  # it would continue the answer less exactly than is allowed
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Taken:
     """The worker has accepted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Got:
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Slow:
     """Half a stall has passed in silence."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Awake:
     """It was slow, and has spoken again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Completed:
     complete: Complete
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ended:
     how: How
     reason: str

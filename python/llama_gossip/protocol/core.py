@@ -25,7 +25,7 @@ from llama_gossip.protocol.effects import (
     ResetStream,
     Wake,
 )
-from llama_gossip.protocol.envelope import Signer, Verifier, verify_signature
+from llama_gossip.protocol.envelope import EnvelopeReader, Signer, Verifier, verify_signature
 from llama_gossip.protocol.finder import Finder
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.membership import Membership
@@ -56,6 +56,7 @@ class Core:
         node_name: str,
         rng: random.Random,
         verify: Verifier = verify_signature,
+        reader: EnvelopeReader | None = None,
         timers: Timers | None = None,
         allowlist: frozenset[NodeId] | None = None,
         features: tuple[str, ...] = (),
@@ -66,14 +67,20 @@ class Core:
         """boot: start time of this identity's process, ms, risen on disk before. features: what the Announce
         tells beside `role/…` and `v/…`; a `role/…` in it replaces the derived one. allowlist: the only nodes
         that are heard, asked and served, None = every member. secret_bytes: where keys come from;
-        None = `rng`, which must then be one that nobody can foresee."""
+        None = `rng`, which must then be one that nobody can foresee. reader: of what the topic brings, when
+        cores share one; it must know the same net_id and verify."""
         policy = policy or Policy()
         timers = timers or Timers()
         self._desk = desk = Desk(
             signer=signer, verify=verify, net_id=net_id, boot=boot, rng=rng, timers=timers
         )
         self._receiver = Receiver(
-            net_id, desk.own_id, verify, allowlist=allowlist, open_network=policy.open_network
+            net_id,
+            desk.own_id,
+            verify,
+            allowlist=allowlist,
+            open_network=policy.open_network,
+            reader=reader,
         )
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)

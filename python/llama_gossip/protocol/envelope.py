@@ -11,7 +11,7 @@ its verdict is the protocol's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Protocol, TypeAlias, cast
 
@@ -45,6 +45,7 @@ from llama_gossip.protocol.messages import (
     Request,
 )
 from llama_gossip.protocol.outer import OuterArray
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.structure import malformed, pack
 
 _LABEL = b"llama-gossip/v1/envelope\0"
@@ -185,7 +186,7 @@ def _oversize(message: EnvelopeMessage, size: int, cap: int) -> ProtocolError:
 # --- receiving -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RawEnvelope:
     """An envelope whose outer array and head were read, nothing else: neither signature nor payload."""
 
@@ -245,3 +246,34 @@ def read_head(payload: bytes) -> Head:
     """boot, seq and ts out of the first 32 bytes, whatever their width. Raises only ProtocolError."""
     head = OuterArray(payload[:HEAD_BYTES], shortest=False, least=3, most=MAX_ARRAY)
     return Head(head.uint(), head.uint(), head.uint())
+
+
+class EnvelopeReader(Protocol):
+    """How a receiver reads what comes from the topic: pure functions of the bytes. Many nodes of one process
+    may share one that remembers."""
+
+    def split(self, data: bytes) -> RawEnvelope:
+        """Raises ProtocolError."""
+
+    def is_signed(self, raw: RawEnvelope) -> bool:
+        """By `raw.sender`, a member of the network."""
+
+    def message(self, raw: RawEnvelope) -> EnvelopeMessage:
+        """Raises ProtocolError."""
+
+
+@record(frozen=True, slots=True)
+class PlainReader:
+    """Remembers nothing."""
+
+    net_id: bytes
+    verify: Verifier
+
+    def split(self, data: bytes) -> RawEnvelope:
+        return split_envelope(data, MAX_TOPIC_BYTES)
+
+    def is_signed(self, raw: RawEnvelope) -> bool:
+        return verify_envelope(raw, self.net_id, self.verify)
+
+    def message(self, raw: RawEnvelope) -> EnvelopeMessage:
+        return decode_envelope(raw)

@@ -13,6 +13,7 @@ from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.attempt import Attempt
 from llama_gossip.protocol.events import Submit
 from llama_gossip.protocol.messages import IdsPrompt, NodeId, RequestId
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Prefix
 from llama_gossip.protocol.selection import Candidate, Want
 from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
@@ -45,7 +46,7 @@ def known_tokens(submit: Submit) -> int:
     return submit.prompt_tokens or max(1, prompt_bytes(prompt) // BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Spare:
     """A stream that stands ready while the live attempt is silent."""
 
@@ -53,7 +54,7 @@ class Spare:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seam:
     """Where the answer was torn. Told to the user once it is known how it held."""
 

@@ -16,6 +16,7 @@ from llama_gossip.protocol.affinity import AFFINITY_FACTOR
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Continuation, ResumeClass
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.streams import Plane
@@ -41,7 +42,7 @@ class Unfit(StrEnum):
     RESUME = "resume"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Want:
     """What a request asks of a worker."""
 
@@ -57,7 +58,7 @@ class Want:
         return None if self.continuation is None else self.continuation.promised(offer)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Candidate:
     node_id: NodeId
     boot: int
@@ -147,7 +148,7 @@ def offer_for(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[
     return max(fit, key=going_on.promised)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Chooser:
     """Draws one of the candidates."""
 

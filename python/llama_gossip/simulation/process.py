@@ -15,7 +15,7 @@ from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
-from llama_gossip.protocol.envelope import Signer, Verifier
+from llama_gossip.protocol.envelope import EnvelopeReader, Signer, Verifier
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 
@@ -50,6 +50,7 @@ class Process:
         rng: random.Random,
         signer: Signer,
         verify: Verifier,
+        reader: EnvelopeReader,
         net_id: bytes,
         around: Surroundings,
         policy: Policy,
@@ -80,6 +81,7 @@ class Process:
         self._paused_at_ms = 0
         self._rng = rng
         self._verify = verify
+        self._reader = reader
         self._net_id = net_id
         self._around = around
         self._policy = policy
@@ -112,6 +114,7 @@ class Process:
             node_name=self.name,
             rng=random.Random(self._rng.random()),
             verify=self._verify,
+            reader=self._reader,
             version="0.1.0",
             policy=self._policy,
             timers=self._timers,

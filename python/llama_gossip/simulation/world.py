@@ -25,6 +25,7 @@ from llama_gossip.simulation.history import Story, Violation
 from llama_gossip.simulation.machine import Machine
 from llama_gossip.simulation.oracles import AFTER_HEAL_MS, Oracles
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import SharedReader
 from llama_gossip.simulation.scenario import Scenario
 from llama_gossip.simulation.signing import signer_of, verifier
 from llama_gossip.simulation.stage import Stage
@@ -79,6 +80,7 @@ class World:
         self._readers = random.Random(f"{seed}/readers")
         ed25519 = seed % scenario.ed25519_every == 0
         self.verify = verifier(ed25519=ed25519)
+        self.reader = SharedReader(NET_ID, self.verify)
         self.asks, self.heal_ms = load.draw(
             random.Random(f"{seed}/load"), scenario, start_ms=START_MS, late_ms=LATE_MS
         )
@@ -122,6 +124,7 @@ class World:
             rng=random.Random(f"{self.seed}/node/{place}"),
             signer=signer_of(secret, ed25519=ed25519),
             verify=self.verify,
+            reader=self.reader,
             net_id=NET_ID,
             around=self.stage,
             policy=self.policy,
