@@ -263,7 +263,6 @@ class World:
 
     def _read(self, node: Process, life: int, event: ev.ReaderFull | ev.ReaderReady) -> None:
         if node.life == life:
-            self.struck["readers_stopped"] += isinstance(event, ev.ReaderFull)
             node.feed(event)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
