@@ -14,7 +14,16 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_gossip.engine.noise import GUMBEL_MAX, Float64, Ids, counter_bits, gumbel, gumbel_of
+from llama_gossip.engine.adjustment import Adjustment
+from llama_gossip.engine.noise import (
+    GUMBEL_MAX,
+    Float64,
+    Ids,
+    counter_bits,
+    gumbel,
+    gumbel_of,
+    least_bits,
+)
 from llama_gossip.protocol.messages import GenerationConfig, TokenLogprob
 
 Float32: TypeAlias = NDArray[np.float32]
@@ -22,7 +31,7 @@ Float32: TypeAlias = NDArray[np.float32]
 ARGMAX_BELOW: Final = 1e-5  # a lower temperature is greedy: logits / T would leave float64's useful range
 SORT_LIMIT: Final = 2048  # the most candidates that are sorted at once, 0.15 ms
 NOISE_FIRST: Final = 1024  # the best by logit whose noise is drawn first when nothing was filtered out
-NOISE_MARGIN: Final = 1e-6  # safety of the bound on noise against rounding, far above 1 ulp
+NOISE_MARGIN: Final = 1e-6  # safety of the bound on noise against rounding of the noise, far above 1 ulp
 
 
 class NotFinite(ArithmeticError):
@@ -42,28 +51,20 @@ class Sampler:
     def __init__(
         self, config: GenerationConfig, prompt_ids: Iterable[int], answer_ids: Iterable[int] = ()
     ) -> None:
-        self._config = config
-        self._bias = dict(config.logit_bias)  # the last of duplicate ids holds
-        self._counts: dict[int, int] = {}
-        self._repeats = config.repetition != 1.0
-        self._counted = config.presence != 0.0 or config.frequency != 0.0
-        self._penalised: set[int] = set(prompt_ids) if self._repeats else set()
-        for token_id in answer_ids:
-            self.seen(token_id)
+        self.config = config
+        self.greedy = config.temperature < ARGMAX_BELOW
+        self.adjustment = Adjustment(config, prompt_ids, answer_ids)
 
     def seen(self, token_id: int) -> None:
-        if self._repeats:
-            self._penalised.add(token_id)
-        if self._counted:
-            self._counts[token_id] = self._counts.get(token_id, 0) + 1
+        self.adjustment.seen(token_id)
 
     def pick(self, logits: Float32, position: int) -> Pick:
         """The token at this absolute position. Raises NotFinite."""
         if not (math.isfinite(float(logits.max())) and math.isfinite(float(logits.min()))):
             raise NotFinite("the model's logits are not finite")
-        config = self._config
+        config = self.config
         adjusted = self._adjust(logits)
-        if config.temperature < ARGMAX_BELOW:
+        if self.greedy:
             token_id = int(adjusted.argmax())  # the first maximum: the lowest id wins
         else:
             token_id = pick_noisy(adjusted.astype(np.float64) / config.temperature, config, position)
@@ -72,19 +73,11 @@ class Sampler:
         return with_logprobs(logits, token_id, config.logprobs)
 
     def _adjust(self, logits: Float32) -> Float32 | Float64:
-        """Repetition over prompt and answer, presence and frequency over the answer, then bias."""
-        config = self._config
-        if not (self._penalised or self._counts or self._bias):
+        if not len(self.adjustment):
             return logits
         x = logits.astype(np.float64)
-        if self._penalised:
-            ids = np.fromiter(self._penalised, np.int64)
-            values = x[ids]
-            x[ids] = np.where(values > 0, values / config.repetition, values * config.repetition)
-        for token_id, count in self._counts.items():
-            x[token_id] -= config.frequency * count + config.presence
-        for token_id, bias in self._bias.items():
-            x[token_id] += bias
+        ids = self.adjustment.ids
+        x[ids] = self.adjustment.changed(ids, x[ids])
         return x
 
 
@@ -161,15 +154,20 @@ def _pick_unfiltered(z: Float64, seed: int, position: int) -> int:
     sums = z[first] + gumbel(seed, position, first)
     rest_mask = np.ones(z.size, dtype=bool)
     rest_mask[first] = False
-    needed = float(sums.max()) - float(z[rest_mask].max()) - NOISE_MARGIN
+    best_sum, floor = float(sums.max()), float(z[rest_mask].max())
+    needed = best_sum - floor - NOISE_MARGIN - rounding_of(best_sum, floor)
     if needed < GUMBEL_MAX:
         rest = np.flatnonzero(rest_mask)
         bits = counter_bits(seed, position, rest)
-        least = math.floor(math.exp(-math.exp(-max(needed, -3.0))) * (1.0 - 1e-12) * 2.0**52) - 2
-        able = bits >= np.uint64(max(0, least))
+        able = bits >= np.uint64(least_bits(needed))
         first = np.concatenate((first, rest[able]))
         sums = np.concatenate((sums, z[rest[able]] + gumbel_of(bits[able])))
     return _argmax_lowest(sums, first)
+
+
+def rounding_of(*sums: float) -> float:
+    """What sums of value and noise of this size may be off by; beside ordinary logits nothing."""
+    return 4.0 * float(np.spacing(max(map(abs, sums))))
 
 
 def _argmax_lowest(sums: Float64, ids: Ids) -> int:
