@@ -78,9 +78,12 @@ class Chatter:
     def _claimed(self, node: Process, life: Life, claim: Claim) -> None:
         self._bound(node, life, Kind.CLAIM, CLAIMS_BURST, CLAIMS_PER_S)
         key = (life, claim.requester, claim.request_id)
-        if self._open[key] <= -self._is_asked_now(node):
+        is_asked_now = self._is_asked_now(node)
+        if self._open[key] <= -is_asked_now:
             self._blame("I12", f"{node.name} claims what nobody has asked, or claims it twice")
         self._open[key] -= 1
+        if is_asked_now:
+            return  # the Claims that were heard answer an earlier round
         faster = sum(est_ttft_ms < claim.est_ttft_ms for est_ttft_ms in self._faster[key].values())
         if faster >= FASTER_CLAIMS:
             self._blame("I12", f"{node.name} claims although {faster} others are faster")

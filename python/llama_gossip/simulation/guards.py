@@ -179,12 +179,17 @@ def unfinished(core: Core) -> str:
         ("inbound streams", sum(not _closes_soon(core, inbound) for inbound in worker._inbound.values())),
         ("live channels", core._tunnel.live),
         ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
-        ("claims that wait", len(core._claimer)),
+        ("claims that wait", sum(not _speaks_soon(core, number) for number in core._claimer._by_number)),
         ("own attempts in the ledger", sum(r.in_flight for r in requester._ledger._records.values())),
     ):
         if size:
             return f"{size} {name} are still held"
     return ""
+
+
+def _speaks_soon(core: Core, claim: int) -> bool:
+    """A stranger has asked just now."""
+    return core._desk.agenda.due_of(("claim", claim, "send")) is not None
 
 
 def _closes_soon(core: Core, inbound: Inbound) -> bool:

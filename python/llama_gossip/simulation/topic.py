@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
-from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.messages import Kind, NodeId
 from llama_gossip.simulation.clock import Clock
 from llama_gossip.simulation.process import Process
 
@@ -34,6 +34,7 @@ class Topic:
         self.sides: dict[int, int] = {}  # place → side, while the overlay is split
         self._seen: dict[bytes, int] = {}
         self.sent = 0
+        self.packets = 0  # of these
         self.delivered = 0
         self.lost = 0
         self.oversize = 0
@@ -42,6 +43,7 @@ class Topic:
     def broadcast(self, place: int, data: bytes) -> None:
         """By a node's own gossip."""
         self.sent += 1
+        self.packets += data[2] == Kind.PACKET
         if len(data) > MAX_TOPIC_BYTES:
             self.oversize += 1
             self.dead_outbound.add(place)

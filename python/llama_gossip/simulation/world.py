@@ -206,7 +206,7 @@ class World:
 
     def _count_messages(self) -> None:
         most = len(self.nodes) * (10 + MAX_BROADCASTS_PER_S * self.clock.now_ms / 1_000)
-        sent = self.topic.sent - self.stage.packets.sent  # Packets have bounds of their own
+        sent = self.topic.sent - self.topic.packets  # which have bounds of their own
         if sent > most:
             self.oracles.blame("I12", self.clock.now_ms, f"{sent} broadcasts, at most {most:.0f}")
         if self.topic.oversize:
