@@ -113,6 +113,16 @@ def test_where_nobody_else_could_claim_nobody_is_asked() -> None:
     assert net.dialled() == [net.known.node_id] * 2
 
 
+def test_a_worker_that_was_loading_when_it_was_last_heard_may_have_loaded() -> None:
+    net = Net()
+    net.hear(net.stranger, state=NodeState.LOADING)
+    net.fail(progress(), token(0, "a"), BROKEN)
+    assert net.dialled_since() == []
+    net.claim(net.stranger)
+    net.client.wait(TIMERS.offer_window_ms)
+    assert net.dialled_since() == [net.stranger.node_id]
+
+
 def test_a_young_roster_does_not_tell_that_nobody_else_is_there() -> None:
     net = Net(joined_for_ms=TIMERS.join_grace_ms - 1)
     net.hear(net.stranger, state=NodeState.CLIENT)

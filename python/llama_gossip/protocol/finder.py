@@ -24,6 +24,9 @@ from llama_gossip.protocol.selection import Candidate, Chooser, Survey, Unfit, i
 from llama_gossip.protocol.states import RequestState
 from llama_gossip.protocol.streams import Delivery, Plane
 
+# By its Announce: it had no room for all models, or has loaded one since.
+_MAY_CLAIM = frozenset({Unfit.MODEL, Unfit.LOADING})
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -132,8 +135,8 @@ class Finder:
         return request.answered or self._patience_mono_ms(request) <= self._desk.now.mono_ms
 
     def _nobody_else(self, found: Survey) -> bool:
-        """The roster is complete, and no other in it could claim a model that it did not name."""
-        return self._knows_all() and all(unfit is not Unfit.MODEL for _, unfit, _ in found.unfit)
+        """The roster is complete, and no other in it could claim what its Announce does not offer."""
+        return self._knows_all() and not any(unfit in _MAY_CLAIM for _, unfit, _ in found.unfit)
 
     def _knows_all(self) -> bool:
         joined_ms = self._joined_mono_ms

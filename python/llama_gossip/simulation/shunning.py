@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.messages import NodeId, NodeState
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.wires import End
@@ -50,7 +50,13 @@ class Shunning:
             return False
         if (node.place, other.place) in self._world.witness.failed_at:
             return False
-        return self._world.witness.could_serve(node, other, now_ms)
+        return self._is_known_as_ready(node, other) and self._world.witness.could_serve(node, other, now_ms)
+
+    @staticmethod
+    def _is_known_as_ready(node: Process, other: Process) -> bool:
+        """The Announce that says so may have been lost."""
+        peer = None if node.core is None else node.core._roster.get(other.node_id)
+        return peer is not None and peer.announce.state is NodeState.READY
 
     def _at_work_for(self, node: Process) -> set[NodeId]:
         stories = self._world.oracles.stories.values()
