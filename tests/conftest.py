@@ -9,6 +9,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+from llama_gossip.engine.device import prepare_environment
+
+prepare_environment()  # as every start of a worker does, before torch is there
+
 LOADED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
 
 settings.register_profile("steady", derandomize=True, **LOADED)  # type: ignore[arg-type]

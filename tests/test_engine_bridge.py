@@ -38,7 +38,7 @@ class Listening:
         self.threads: set[int] = set()
         self.refuses: type[object] | None = None
         self._changed = asyncio.Event()
-        self.bridge = EngineBridge(load_engine(spec), self._feed)
+        self.bridge = EngineBridge(load_engine(spec), self._feed, trusted=True)
         self.bridge.start()
 
     def _feed(self, event: events.Event) -> None:
@@ -142,3 +142,14 @@ def test_an_engine_that_outlives_the_loop_has_nobody_to_tell_and_does_not_fail()
     it.bridge._from_engine_thread([base.JobPrefill(1, 50)])
     it.bridge.close()
     assert it.seen == []
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_job_belongs_to_its_requester_where_members_are_not_trusted(trusted: bool) -> None:
+    engine = load_engine("scripted")
+    seen: list[base.EngineJob] = []
+    engine.submit = seen.append  # type: ignore[method-assign]
+    bridge = EngineBridge(engine, lambda event: None, trusted=trusted)
+    bridge.submit(start(1))
+    bridge.close()
+    assert [job.owner for job in seen] == [None if trusted else b"r" * 32]

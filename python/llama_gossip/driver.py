@@ -53,13 +53,13 @@ class Driver:
         self.lagged = 0
         self._own_id = own_id
         self._boots: dict[NodeId, int] = {}  # of the peers, newest last
-        self._loopback = Loopback(own_id, self.feed)
         self._waiting: deque[events.Event] = deque()
         self._performing = False
         self._stopped = False
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
+        self._loopback = Loopback(own_id, self.feed, self.loop.call_soon)
 
     def on_transport(self, event: TransportEvent) -> None:
         match event:
@@ -98,6 +98,22 @@ class Driver:
             self._performing = False
         if refusal is not None:
             raise refusal
+
+    def ask(self, submit: events.Submit) -> Conversation:
+        """Raises what the core raises for it."""
+        request_id = submit.request_id
+
+        def reader(full: bool) -> None:
+            self.feed(events.ReaderFull(request_id) if full else events.ReaderReady(request_id))
+
+        conversation = Conversation(request_id, self.core.take_transcript, submit.config.seed, reader)
+        self.conversations[request_id] = conversation
+        try:
+            self.feed(submit)
+        except BaseException:
+            del self.conversations[request_id]
+            raise
+        return conversation
 
     def _perform_all(self, asked: Iterable[effects.Effect]) -> None:
         for effect in asked:
@@ -154,6 +170,8 @@ class Driver:
                 | effects.WriteStream()
                 | effects.FinishStream()
                 | effects.ResetStream()
+                | effects.PauseStream()
+                | effects.ResumeStream()
                 | effects.TrustStream()
             ):
                 self._to_stream(effect)
@@ -201,6 +219,8 @@ class Driver:
         | effects.WriteStream
         | effects.FinishStream
         | effects.ResetStream
+        | effects.PauseStream
+        | effects.ResumeStream
         | effects.TrustStream,
     ) -> None:
         if isinstance(effect, effects.OpenStream | effects.AbandonDial):
@@ -216,6 +236,10 @@ class Driver:
                 far.finish(stream)
             case effects.ResetStream(stream, code):
                 far.reset(stream, code)
+            case effects.PauseStream(stream):
+                far.pause(stream)
+            case effects.ResumeStream(stream):
+                far.resume(stream)
             case effects.TrustStream(stream):
                 if isinstance(far, Transport):
                     far.trust(stream)

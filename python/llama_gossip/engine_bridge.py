@@ -18,9 +18,11 @@ from llama_gossip.protocol.messages import Capacity, ModelOffer, Phase, PromptFa
 class EngineBridge:
     """Owns the engine from `start` to `close`."""
 
-    def __init__(self, engine: base.Engine, feed: Callable[[events.Event], None]) -> None:
+    def __init__(self, engine: base.Engine, feed: Callable[[events.Event], None], *, trusted: bool) -> None:
+        """trusted: the members may share prefixes, whose speed tells that another has sent the same."""
         self.engine = engine
         self._feed = feed
+        self._trusted = trusted
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
@@ -35,6 +37,7 @@ class EngineBridge:
                 date=start.date,
                 resume=start.resume,
                 deadline_ms=start.deadline_ms,
+                owner=None if self._trusted else start.requester,
             )
         )
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class EngineSlot:
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, trusted: bool) -> None:
         self._driver = driver
+        self._trusted = trusted
         self._closing: set[asyncio.Future[None]] = set()
 
     def put(self, engine: Engine | None) -> None:
@@ -33,7 +34,7 @@ class EngineSlot:
         checked_name("model name", engine.info.model)
         bridge = self._driver.bridge
         if bridge is None or bridge.engine is not engine:
-            bridge = EngineBridge(engine, self._driver.feed)
+            bridge = EngineBridge(engine, self._driver.feed, trusted=self._trusted)
             bridge.start()
             self._take_out()
             self._driver.bridge = bridge

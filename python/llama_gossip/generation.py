@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import assert_never
 
@@ -28,6 +27,7 @@ from llama_gossip.protocol import effects
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.transcript import verify_transcript
+from llama_gossip.unread import Unread
 
 UserEffect = (
     effects.Accepted
@@ -61,12 +61,17 @@ class Conversation:
     """What the driver knows of one request: it feeds `handle` and never looks back."""
 
     def __init__(
-        self, request_id: RequestId, take_transcript: Callable[[RequestId], bytes], seed: int = 0
+        self,
+        request_id: RequestId,
+        take_transcript: Callable[[RequestId], bytes],
+        seed: int = 0,
+        reader: Callable[[bool], None] = lambda full: None,
     ) -> None:
+        """reader: see Unread."""
         self.request_id = request_id
         self.seed = seed
         self.submitted_s = time.perf_counter()
-        self.waiting: deque[Token] = deque()
+        self.waiting = Unread(reader)
         self.answer: Answer | None = None
         self.error: LlamaGossipError | None = None
         self.accepted = asyncio.Event()
@@ -120,7 +125,7 @@ class Conversation:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        return self.waiting.popleft()
+        return self.waiting.take()
 
     def _deliver(self, batch: effects.DeliverTokens) -> None:
         self._last_s = time.perf_counter()
@@ -130,8 +135,10 @@ class Conversation:
         self._tokens += len(batch.texts)
         self._texts += batch.texts
         ids: tuple[int | None, ...] = batch.token_ids or (None,) * len(batch.texts)
-        for offset, (token_id, text) in enumerate(zip(ids, batch.texts, strict=True)):
-            self.waiting.append(Token(batch.index + offset, token_id, text))
+        self.waiting.put(
+            Token(batch.index + offset, token_id, text)
+            for offset, (token_id, text) in enumerate(zip(ids, batch.texts, strict=True))
+        )
         self._changed.set()
 
     def _seam(self, effect: effects.FailedOver) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,26 +20,24 @@ from typing import TYPE_CHECKING
 from llama_gossip import address_book
 from llama_gossip.abandoned import abandon
 from llama_gossip.answer import Answer
+from llama_gossip.assembly import core_of
 from llama_gossip.directories import Directories, ensure_private
 from llama_gossip.driver import Driver, now
 from llama_gossip.engine_slot import EngineSlot
 from llama_gossip.errors import TransportError
-from llama_gossip.generation import Conversation, Generation
+from llama_gossip.generation import Generation
 from llama_gossip.home_network import HomeNetwork, home_network_of
-from llama_gossip.identity import NodeKey, claim_key, next_boot
+from llama_gossip.identity import NodeKey, claim_key
 from llama_gossip.news import NodeEvent
 from llama_gossip.peers import Peer, peer_of
 from llama_gossip.protocol import events
-from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
-from llama_gossip.protocol.envelope import KeySigner
 from llama_gossip.protocol.messages import NodeId, RequestId
-from llama_gossip.protocol.network import net_id, topic_id
+from llama_gossip.protocol.network import topic_id
 from llama_gossip.scope import NodeScope
 from llama_gossip.submission import DEFAULT_RESUME, PromptLike, Sampling, prompt_of, submission
 from llama_gossip.telemetry import Telemetry
 from llama_gossip.transport import Ticket, Transport, encode_ticket
-from llama_gossip.version import __version__
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
@@ -59,7 +56,7 @@ class InferenceNode:
         self._home = home
         self._topic = topic_id(home.secret)
         self._driver = Driver(core, key.node_id)
-        self._slot = EngineSlot(self._driver)
+        self._slot = EngineSlot(self._driver, trusted=home.name == "")
         self._transport: Transport | None = None
         # The topic's public half names the file: the secret must not be guessable from it.
         path = dirs.state / "peers" / f"{key.name}-{self._topic.hex()[:16]}.json"
@@ -123,17 +120,7 @@ class InferenceNode:
         home = home_network_of(join, network, dirs)
         key = claim_key(dirs, name=name, key_file=key_file)
         try:
-            core = Core(
-                signer=KeySigner(key.seed),
-                net_id=net_id(home.secret),
-                boot=next_boot(key, now().wall_ms),
-                node_name=key.name,
-                rng=random.SystemRandom(),  # keys are drawn of it too
-                allowlist=None if allow is None else frozenset(allow),
-                version=__version__,
-                features=() if role is None else (f"role/{role}",),
-                policy=Policy(open_network=network is not None),
-            )
+            core = core_of(key, home, allow=allow, role=role, is_open=network is not None)
             node = cls(key, core, dirs, home)
             try:
                 await node._bind(reach, allow)
@@ -255,15 +242,7 @@ class InferenceNode:
     def _submit(self, submit: events.Submit) -> Generation:
         self._live_transport()
         self._driver.check_loop()
-        conversation = Conversation(submit.request_id, self._core.take_transcript, submit.config.seed)
-        generation = Generation(conversation, self._cancel)
-        self._driver.conversations[submit.request_id] = conversation
-        try:
-            self._driver.feed(submit)
-        except BaseException:
-            del self._driver.conversations[submit.request_id]
-            raise
-        return generation
+        return Generation(self._driver.ask(submit), self._cancel)
 
     async def complete(self, prompt: PromptLike, **options: object) -> Answer:
         """The whole answer at once. Options and errors as for `generate`."""

@@ -22,6 +22,7 @@ from llama_gossip.protocol.streams import StreamCode
 BIND_OPERATION = 0  # the operation every native node starts with
 DRAIN_EVENTS = 256  # a wake-up: enough to amortise the crossing, few enough to keep the loop responsive
 NOT_ALLOWED = "(code 403)"  # how the native layer names the close frame of a peer's allowlist
+LINGER_S = 300.0  # a finished answer waits so long for a reader that is slow: the default deadline
 CLOSE_MS = 2_000  # the native side's own bound for a graceful goodbye
 CLOSE_GRACE_S = 1.0  # on top of it, before the loop gives up waiting
 
@@ -121,6 +122,8 @@ class Transport:
         self._operations: dict[int, asyncio.Future[Any]] = {}
         self._dials: dict[int, int] = {}  # operation -> the core's dial number
         self._abandoned: set[int] = set()  # dial numbers nobody waits for any more
+        self._paused: dict[int, int] = {}  # stream -> bytes whose credit its writer gets when it is resumed
+        self._finished: set[int] = set()  # streams whose own side is, and whose peer's is not yet
         self._closed = self._loop.create_future()
         self._closing = False
         self._fd = native.fileno()
@@ -219,12 +222,35 @@ class Transport:
             self._handler(events.StreamLost(stream, f"its reader is too slow: {error}"))
 
     def finish(self, stream: int) -> None:
+        self._finished.add(stream)
         self._native.finish(stream)
 
     def reset(self, stream: int, code: int) -> None:
-        """Abandons both directions."""
-        self._native.reset(stream, code)
+        """Abandons both directions. A side that was finished is still read to its end, for LINGER_S."""
+        self._paused.pop(stream, None)
         self._native.stop(stream, code)
+        if stream in self._finished:
+            self._finished.remove(stream)
+            self._loop.call_later(LINGER_S, self._abandon, stream, code)
+        else:
+            self._native.reset(stream, code)
+
+    def _abandon(self, stream: int, code: int) -> None:
+        if self._fd >= 0:
+            self._native.reset(stream, code)
+
+    def pause(self, stream: int) -> None:
+        """No more credit for its writer: behind credit and window (256 KiB each) nothing moves."""
+        self._paused.setdefault(stream, 0)
+
+    def resume(self, stream: int) -> None:
+        self._consumed(stream, self._paused.pop(stream, 0))
+
+    def _consumed(self, stream: int, count: int) -> None:
+        if stream in self._paused:
+            self._paused[stream] += count
+        else:
+            self._native.consumed(stream, count)
 
     def trust(self, stream: int) -> None:
         self._native.trust(stream)
@@ -290,8 +316,10 @@ class Transport:
             try:
                 self._handler(events.StreamData(event[1], event[2]))
             finally:
-                self._native.consumed(event[1], len(event[2]))
+                self._consumed(event[1], len(event[2]))
         elif (make := _MAKERS.get(kind)) is not None:
+            if kind in _LAST_OF_A_STREAM:
+                self._finished.discard(event[1])
             self._handler(make(event))
 
     def _ended(self, reason: str) -> None:
@@ -329,6 +357,7 @@ class Transport:
             self._handler(events.DialFailed(dial, reason, refused))
 
 
+_LAST_OF_A_STREAM = (_native.EVENT_STREAM_FINISHED, _native.EVENT_STREAM_RESET, _native.EVENT_STREAM_LOST)
 _MAKERS: dict[int, Callable[[tuple[Any, ...]], TransportEvent]] = {
     _native.EVENT_GOSSIP: lambda e: events.GossipReceived(NodeId(e[1]), e[2]),
     _native.EVENT_LAG: lambda e: Lagged(e[1]),

@@ -35,6 +35,7 @@ FIELDS = {
     " tokens_per_s delivery resume verified",
     "error": "code message hint exit_code",
     "shutdown": "reason",
+    "dropped": "lines",
     "peer": "node_id name role state models device tokens_per_s queue_depth running max_concurrent"
     " last_seen_s addresses version",
     "model": "name title state licence path default",

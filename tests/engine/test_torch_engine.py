@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from llama_gossip.engine import torch_engine
+from llama_gossip.engine import batching
+from llama_gossip.engine import device as devices
 from llama_gossip.engine.base import FailureCode
+from llama_gossip.engine.batching import PREFILL_TOKENS
 from llama_gossip.engine.checkpoint import Checkpoint, load_checkpoint
-from llama_gossip.engine.torch_engine import PREFILL_CHUNK, TorchEngine, TorchModel
+from llama_gossip.engine.forward import Segment
+from llama_gossip.engine.packed import PackedForward, Unservable
+from llama_gossip.engine.serial import SerialForward
+from llama_gossip.engine.torch_engine import TorchEngine
 from llama_gossip.errors import EngineError
 from llama_gossip.protocol.messages import FinishReason, IdsPrompt, NumericsClass
 from tests.engine import sampler_reference as reference
@@ -29,6 +34,10 @@ def engine(checkpoint: Checkpoint) -> Iterator[TorchEngine]:
     made = TorchEngine(checkpoint, max_concurrent=4, threads=1)
     yield made
     made.close()
+
+
+def _unservable(self: PackedForward, segments: list[Segment]) -> Any:
+    raise Unservable("sinks")
 
 
 def greedy_by_transformers(checkpoint: Checkpoint, ids: list[int], count: int) -> tuple[int, ...]:
@@ -50,7 +59,7 @@ def test_greedy_tokens_are_those_of_generate(checkpoint: Checkpoint, engine: Tor
     """min_new_tokens forbids the end token there, a bias forbids it here."""
     no_end = tuple((token_id, -1e9) for token_id in checkpoint.eos_ids)
     with started(engine) as seen:
-        for number, size in enumerate((3, PREFILL_CHUNK, PREFILL_CHUNK + 1, 700)):
+        for number, size in enumerate((3, PREFILL_TOKENS, PREFILL_TOKENS + 1, 700)):
             ids = [(11 * i + number) % 256 for i in range(size)]
             engine.submit(job(number, IdsPrompt(tuple(ids)), temperature=0.0, logit_bias=no_end))
             assert seen.answer(number).ids == greedy_by_transformers(checkpoint, ids, 24)
@@ -68,7 +77,7 @@ def test_a_long_prompt_goes_in_by_chunks_and_others_step_in_between(engine: Torc
         seen.answer(1)
     percents = [event.percent for event in seen.prefills(2)]
     assert percents == sorted(percents)
-    assert len(percents) == len(LONG_PROMPT) // PREFILL_CHUNK
+    assert len(percents) == len(LONG_PROMPT) // PREFILL_TOKENS
     chunks = [at for at, event in enumerate(order) if event == (2, "JobPrefill")]
     between = [order[a:b] for a, b in pairwise(chunks)]
     assert sum((1, "JobTokens") in part for part in between) >= len(between) - 1
@@ -77,16 +86,17 @@ def test_a_long_prompt_goes_in_by_chunks_and_others_step_in_between(engine: Torc
 def test_logits_that_are_not_finite_fail_their_row_alone(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = TorchModel._forward
+    plain = PackedForward.run
 
-    def poisoned(self: TorchModel, ids: list[int], cache: Any) -> Any:
-        logits = plain(self, ids, cache)
-        if ids[0] == 66:  # the prompt "B…"
-            logits = logits.copy()
-            logits[7] = float("nan")
+    def poisoned(self: PackedForward, segments: list[Segment]) -> Any:
+        logits = plain(self, segments).clone()
+        drawn = [segment for segment in segments if segment.draw is not None]
+        for row, segment in enumerate(drawn):
+            if segment.ids[0] == 66:  # the prompt "B"
+                logits[row, 7] = float("nan")
         return logits
 
-    monkeypatch.setattr(TorchModel, "_forward", poisoned)
+    monkeypatch.setattr(PackedForward, "run", poisoned)
     with started(engine) as seen:
         engine.submit(job(1, "A", temperature=0.0, ignore_eos=True))
         engine.submit(job(2, "B"))
@@ -96,24 +106,31 @@ def test_logits_that_are_not_finite_fail_their_row_alone(
         assert seen.answer(1).done.total_tokens == 24
 
 
-def test_an_operator_that_raises_fails_its_row_alone_and_may_be_retried(
+def test_a_step_that_raises_fails_its_rows_retryable_and_the_next_ones_are_served(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = TorchModel._forward
-
-    def raising(self: TorchModel, ids: list[int], cache: Any) -> Any:
-        if ids[0] == 66:
-            raise RuntimeError("out of memory at /some/secret/path")
-        return plain(self, ids, cache)
-
-    monkeypatch.setattr(TorchModel, "_forward", raising)
+    """The third row waits for its turn to be fed: what it had in the pool is gone, so it is fed again."""
     with started(engine) as seen:
-        engine.submit(job(1, "A", ignore_eos=True))
-        engine.submit(job(2, "B"))
-        failed = seen.answer(2).failed
-        assert (failed.code, failed.retryable) == (FailureCode.ENGINE, True)
-        assert "secret" not in failed.message
-        assert seen.answer(1).done.total_tokens == 24
+        engine.submit(job(0, LONG_PROMPT + "C"))
+        expected = seen.answer(0).ids
+    plain = PackedForward.run
+    other = TorchEngine(load_checkpoint("tiny-random", device="cpu", dtype="fp32"), threads=1)
+
+    def raising(self: PackedForward, segments: list[Segment]) -> Any:
+        if any(segment.ids[0] == 66 and segment.start > 0 for segment in segments):  # "BBB…"
+            monkeypatch.setattr(PackedForward, "run", plain)
+            raise RuntimeError("out of memory at /some/secret/path")
+        return plain(self, segments)
+
+    with started(other) as seen:
+        monkeypatch.setattr(PackedForward, "run", raising)
+        for number, prompt in ((1, "A"), (2, "B" * 600), (3, LONG_PROMPT + "C")):
+            other.submit(job(number, prompt, ignore_eos=number != 3))
+        for number in (1, 2):
+            failed = seen.answer(number).failed
+            assert (failed.code, failed.retryable) == (FailureCode.ENGINE, True)
+            assert "secret" not in failed.message
+        assert seen.answer(3).ids == expected
     assert "out of memory" in caplog.text
 
 
@@ -138,15 +155,31 @@ def test_an_end_token_ends_the_answer_and_is_not_shown(checkpoint: Checkpoint) -
         assert resumed.done.text_digest == answer.done.text_digest
 
 
+def test_a_model_that_cannot_be_packed_is_served_row_by_row_and_says_so(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = TorchEngine(checkpoint, threads=1)
+    jobs = [job(1, "one"), job(2, LONG_PROMPT, temperature=0.0), job(3, "three", top_k=4)]
+    with started(fast) as seen:
+        for each in jobs:
+            fast.submit(each)
+        expected = [seen.answer(each.job_id).ids for each in jobs]
+    monkeypatch.setattr(PackedForward, "run", _unservable)
+    slow = TorchEngine(checkpoint, threads=1)
+    assert any("one after another" in note for note in slow.info.notes)
+    assert slow.info.numerics_class is NumericsClass.FP32
+    with started(slow) as seen:
+        for each in jobs:
+            slow.submit(each)
+        assert [seen.answer(each.job_id).ids for each in jobs] == expected
+
+
 def test_a_model_whose_cached_steps_differ_is_refused_at_load(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = TorchModel._forward
-    monkeypatch.setattr(
-        TorchModel,
-        "_forward",
-        lambda self, ids, cache: plain(self, ids[-1:] if cache is not None else ids, cache),
-    )
+    for kind in (PackedForward, SerialForward):
+        plain = kind.run
+        monkeypatch.setattr(kind, "run", lambda self, segments, plain=plain: plain(self, segments) * 1.01)
     with pytest.raises(EngineError) as caught:
         TorchEngine(checkpoint, threads=1)
     assert "cache" in caught.value.message
@@ -155,17 +188,17 @@ def test_a_model_whose_cached_steps_differ_is_refused_at_load(
 
 def test_the_context_is_what_memory_allows(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, size, fp32
-    monkeypatch.setattr(torch_engine, "memory_available", lambda: 2 * 1000 * bytes_per_token)
+    monkeypatch.setattr(batching, "memory_available", lambda: 2 * 1000 * bytes_per_token)
     engine = TorchEngine(checkpoint, threads=1)
     with started(engine) as seen:
-        assert engine.info.context == 1000
-        assert any("context is 1000 of 4096" in note for note in engine.info.notes)
+        assert engine.info.context == 992  # whole blocks
+        assert any("context is 992 of 4096" in note for note in engine.info.notes)
         engine.submit(job(1, max_tokens=1000))
         assert seen.answer(1).failed.code is FailureCode.TOO_LONG
 
 
 def test_rows_wait_until_memory_holds_them(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "memory_available", lambda: 2 * 1000 * 512)  # 1 000 tokens
+    monkeypatch.setattr(batching, "memory_available", lambda: 2 * 1000 * 512)  # 1 000 tokens
     engine = TorchEngine(checkpoint, threads=1)
     with started(engine) as seen:
         for number in (1, 2, 3):
@@ -218,7 +251,14 @@ def test_what_is_served_is_told_honestly(engine: TorchEngine, checkpoint: Checkp
     info = engine.info
     assert (info.model, info.backend, info.dtype) == ("tiny-random", "torch", "fp32")
     assert info.model_digest == checkpoint.model_digest
-    assert (info.numerics_id, info.numerics_class) == ("s1-fp32-cpu-none", NumericsClass.FP32)
+    assert info.numerics_id is not None
+    if devices.pinned_kernels("cpu"):
+        assert info.numerics_class is NumericsClass.EXACT
+        assert info.numerics_id.startswith("s1-fp32-cpu-none-")
+        assert "-hf-exact" in info.numerics_id
+        assert len(info.numerics_id) <= 64
+    else:
+        assert (info.numerics_id, info.numerics_class) == ("s1-fp32-cpu-none", NumericsClass.FP32)
     assert info.device.startswith("cpu ")
     assert (info.context, info.max_concurrent) == (4096, 4)
     assert info.tokens_per_s > 0
@@ -226,10 +266,12 @@ def test_what_is_served_is_told_honestly(engine: TorchEngine, checkpoint: Checkp
     assert "random weights: for tests" in info.notes
 
 
-def test_bf16_is_called_fast(checkpoint: Checkpoint) -> None:
+def test_what_is_not_exact_is_not_called_so(checkpoint: Checkpoint) -> None:
     half = load_checkpoint("tiny-random", device="cpu", dtype="bf16")
-    engine = TorchEngine(half, threads=1)
-    with started(engine) as seen:
-        assert engine.info.numerics_class is NumericsClass.FAST
-        engine.submit(job(1, ignore_eos=True))
-        assert seen.answer(1).done.total_tokens == 24
+    for loaded, kind in ((half, NumericsClass.FAST), (checkpoint, NumericsClass.FP32)):
+        engine = TorchEngine(loaded, threads=1, numerics="fast")
+        with started(engine) as seen:
+            assert engine.info.numerics_class is kind
+            assert "exact" not in str(engine.info.numerics_id)
+            engine.submit(job(1, ignore_eos=True))
+            assert seen.answer(1).done.total_tokens == 24

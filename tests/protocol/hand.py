@@ -107,13 +107,14 @@ class Clocked:
 class HandWorker:
     """Answers one real client core by hand. Each open dial becomes a stream of its own."""
 
-    def __init__(self, **announced: Any) -> None:
+    def __init__(self, *, joined_for_ms: int = 3_000, **announced: Any) -> None:
         self.signer = key("hand worker")
         core = FakeNet().add("client").core
         self.client = Clocked(core)
         self.signers = {self.signer.node_id: self.signer}
         self.announced = announced
         self.client.feed(ev.Joined(()))
+        self.client.wait(joined_for_ms)
         self.seq = 0
         self.say()
         self.streams = 100

@@ -71,6 +71,19 @@ def test_gossip_alone_dials_nobody() -> None:
     assert client.effects(ef.OpenStream) == []
 
 
+def test_over_gossip_the_answer_comes_to_its_end_whether_it_is_read_or_not() -> None:
+    net, client, (worker,) = network(3, ScriptedModel(token_ms=50))
+    request_id = client.ask(max_tokens=400, seed=4, delivery=Delivery.GOSSIP, deadline_ms=600_000)
+    net.run_until(lambda: bool(client.told(request_id, ef.DeliverTokens)), 60_000)
+    client.feed(ev.ReaderFull(request_id))
+    end = net.finish(client, request_id)
+    assert (end.delivery, end.attempt) == (Plane.GOSSIP, 1)
+    assert client.text_of(request_id) == answer_of(4, 400)
+    assert worker.core.counters().get("leases_lapsed", 0) == 0
+    net.run_for(QUIET_MS)
+    check_quiet(net)
+
+
 def test_direct_alone_never_goes_by_gossip() -> None:
     net, client, _ = apart(4, ScriptedModel())
     end = net.finish(client, client.ask(delivery=Delivery.DIRECT))

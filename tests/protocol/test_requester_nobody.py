@@ -43,7 +43,7 @@ def fail_of(worker: HandWorker) -> ef.Failed:
 def test_what_nobody_can_serve_fails_within_five_seconds_with_a_reason_a_peer(
     announced: dict[str, object], options: dict[str, object], code: str, reason: str
 ) -> None:
-    worker = HandWorker(**announced)
+    worker = HandWorker(joined_for_ms=0, **announced)
     worker.submit(**options)
     worker.client.wait(2_999)
     assert not worker.client.all(ef.Failed), "the roster may still be incomplete"
@@ -66,7 +66,7 @@ def test_an_unknown_model_is_told_as_such() -> None:
 
 
 def test_a_worker_that_appears_within_the_grace_is_asked_at_once() -> None:
-    worker = HandWorker(state=NodeState.LOADING)
+    worker = HandWorker(joined_for_ms=0, state=NodeState.LOADING)
     worker.submit()
     worker.client.wait(2_000)
     worker.say(state=NodeState.READY)

@@ -51,6 +51,13 @@ def test_a_forged_message_does_not_change_the_fingerprint() -> None:
     assert guards.fingerprint(node, NOW.mono_ms) == before
 
 
+def test_what_a_queue_of_the_core_holds_shows_in_the_fingerprint() -> None:
+    node = core(b"a")
+    before = guards.fingerprint(node, NOW.mono_ms)
+    node._presence._health._mute._heard.append(NOW.mono_ms)
+    assert guards.fingerprint(node, NOW.mono_ms) != before
+
+
 def test_a_moved_window_and_a_draw_of_chance_both_show_in_the_fingerprint() -> None:
     node, other = core(b"a"), NodeId(b"o" * 32)
     before = guards.fingerprint(node, NOW.mono_ms)

@@ -21,7 +21,8 @@ from llama_gossip.protocol.messages import (
     Resume,
 )
 from llama_gossip.simulation.history import Story, Work
-from llama_gossip.simulation.oracles import AFTER_HEAL_MS, DISTURBED_LEASE_MS, WASTE_SLACK_TOKENS, Oracles
+from llama_gossip.simulation.oracles import AFTER_HEAL_MS, DISTURBED_LEASE_MS, Oracles
+from llama_gossip.simulation.waste import FEW_TOKENS
 
 ASKER, WORKER, OTHER = NodeId(b"a" * 32), NodeId(b"w" * 32), NodeId(b"o" * 32)
 REQUEST = RequestId(b"r" * 16)
@@ -176,10 +177,11 @@ BROKEN: dict[str, tuple[str, Callable[[], Told]]] = {
         lambda: Told().assign().work().retried().later(DISTURBED_LEASE_MS + 1).work_over(),
     ),
     "work for one who is gone": ("I5", lambda: let_go()),
+    "work for one who has said goodbye": ("I5", lambda: said_goodbye(before=2)),
     "more jobs than slots": ("I7", lambda: Told().assign().work(running=2)),
     "a slot that is never freed": ("I7", lambda: Told().assign().work().failed().later(1).end()),
     "a slot that is freed twice": ("I7", lambda: Told().assign().work().work_over().work_over()),
-    "more tokens made than needed": ("I9", lambda: waste()),
+    "twice as many tokens made as needed": ("I9", lambda: waste()),
     "work without an Assign": ("I10", lambda: Told().work()),
     "work for another boot": ("I10", lambda: Told().assign(boot=BOOT - 1).work()),
     "work that another was assigned": ("I10", lambda: Told().assign(worker=OTHER).work()),
@@ -216,10 +218,22 @@ def let_go() -> Told:
     return told
 
 
+def said_goodbye(*, before: int) -> Told:
+    """before: the seq of the Leave; the Assign has 1."""
+    told = Told().assign().work()
+    told.oracles.requester_gone(WORKER, 1, ASKER, (1, before), told.now_ms)
+    return told
+
+
+def test_an_old_goodbye_ends_nothing_that_was_asked_since() -> None:
+    assert said_goodbye(before=1).fallen == set()
+
+
 def waste() -> Told:
     told = Told()
-    told.oracles.tokens_made = WASTE_SLACK_TOKENS + 1
-    return told.end()
+    told.oracles.waste.made_for(told.story, 1, 0, FEW_TOKENS)
+    told.oracles.waste.made_for(told.story, 2, 0, FEW_TOKENS)
+    return told.failed().end()
 
 
 def late() -> Told:
@@ -257,8 +271,9 @@ def test_a_broken_history_brings_its_oracle_down(what: str) -> None:
 
 
 def test_every_oracle_of_the_history_has_a_history_that_breaks_it() -> None:
-    elsewhere = {"I6", "I8", "I13", "I14", "I15"}  # their evidence is in the cores: test_guards, test_world
-    assert {oracle for oracle, _ in BROKEN.values()} == {f"I{n}" for n in range(1, 17)} - elsewhere
+    # Their evidence is in the cores: test_guards, test_world, test_choices.
+    elsewhere = {"I6", "I8", "I13", "I14", "I15", "I17"}
+    assert {oracle for oracle, _ in BROKEN.values()} == {f"I{n}" for n in range(1, 18)} - elsewhere
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_hostile_messages_were_compared_and_streams_were_cut(full: campaign.Resu
     assert full.faults["state_compared"] > 100
     assert full.faults["streams_cut"] > 0
     assert sum(full.faults[f"lie_{lie.value}"] for lie in Lie) >= 10
+    assert full.faults["lies_by_gossip"] > 0
 
 
 def test_one_seed_has_one_trace_and_another_seed_has_another() -> None:

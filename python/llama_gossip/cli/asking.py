@@ -44,12 +44,14 @@ async def ask(node: InferenceNode, config: Config, output: Output, prompt: str, 
     told = 0
     try:
         async for token in generation:
+            await output.room()
             told = tell_failovers(output, generation, told, token.index)
             output.event(events.Token(generation.request_id, token.index, token.token_id, token.text))
             output.answer(token.text)
     finally:
         await generation.aclose()
         output.answer_end()
+    await output.room()
     if generation.answer is not None:
         tell_failovers(output, generation, told, generation.answer.usage.completion_tokens)
         tell_answer(output, generation.answer, stats=config.stats)

@@ -111,6 +111,14 @@ class Shutdown:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """In the place of lines that the reader of stdout was too slow for."""
+
+    event: ClassVar[str] = "dropped"
+    lines: int
+
+
 # --- one-shot commands --------------------------------------------------------------------------
 
 
@@ -174,6 +182,7 @@ CliEvent: TypeAlias = (
     | Complete
     | Failure
     | Shutdown
+    | Dropped
     | PeerRow
     | ModelRow
     | KeyRow

@@ -26,7 +26,8 @@ OPTIONS = tuple(dict.fromkeys((*COMMON, *SERVING, *GENERATION)))
 def hybrid(session: Session, /, **arguments: Any) -> int:
     """Serve a model, and answer each line of stdin by the network.
 
-    Answers go to stdout, everything else to stderr. When stdin ends it goes on serving.
+    Answers go to stdout, everything else to stderr. When stdin ends it goes on serving. Answers wait for the
+    reader of stdout; events of --json are left out when it is too slow, and `dropped` says how many.
     """
     if "-" in session.begin(arguments).join:
         raise UsageError("stdin cannot give both a ticket and the prompts", hint="use --join @file")
@@ -50,6 +51,7 @@ async def answer_lines(session: Session, node: InferenceNode, model: str) -> Non
             if prompt := line_prompt(line):
                 await ask(node, session.config, output, prompt, model)
         except LlamaGossipError as error:
+            await output.room()
             output.failure(failure_of(error))
         except asyncio.CancelledError:  # told to stop: programs must not wait for the end of this answer
             output.event(failure_of(Cancelled("this node was stopped before the answer was whole")))

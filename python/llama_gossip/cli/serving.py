@@ -14,7 +14,7 @@ from llama_gossip.cli import events
 from llama_gossip.cli.output import Output, memory, one_line, short
 from llama_gossip.cli.progress import progress_bars
 from llama_gossip.cli.session import Session
-from llama_gossip.cli.signals import SERVE_GRACE_S, Signals, in_own_thread
+from llama_gossip.cli.signals import SERVE_GRACE_S, UNREAD, Signals, in_own_thread
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
@@ -33,14 +33,14 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
     check_spec(session.config.model or DEFAULT_MODEL)
     output = session.output
     reason = "error"
-    with Signals(grace_s=SERVE_GRACE_S) as signals:
+    with Signals(grace_s=SERVE_GRACE_S) as signals, output.unhurried(signals.unread):
         try:
             async with session.node(role) as node:
                 node.add_listener(_listener(output, signals))
                 reason = await _serve_until_stopped(session, role, node, signals, beside)
         finally:
             output.event(events.Shutdown(reason))  # the last event: nothing of the node speaks after it
-    output.say(f"{node.name} has left")
+        output.say(f"{node.name} has left")
     return 0
 
 
@@ -55,6 +55,7 @@ async def _serve_until_stopped(
     if engine is None:
         await node.shutdown(signals.reason)
         session.output.event(events.Shutdown(signals.reason))
+        session.output.flush()
         os._exit(0)  # the loading thread cannot be stopped, and dies badly with the interpreter
     node.set_engine(engine)
     say_ready(session, role, node, engine)
@@ -75,7 +76,7 @@ def _listener(output: Output, signals: Signals) -> Callable[[news.NodeEvent], No
         try:
             tell(output, event)
         except BrokenPipeError:
-            signals.stop("nobody reads the output")
+            signals.stop(UNREAD)
 
     return listen
 

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+UNREAD = "nobody reads the output"  # the reason when the reader of stdout has gone
 CLIENT_GRACE_S = 1.8  # the promise is 2 s
 SERVE_GRACE_S = 18.0  # 10 s of draining, then goodbye to the network, then the engine's end
 
@@ -35,6 +36,7 @@ class Signals:
         self._grace_s = grace_s
         self._on_first = on_first
         self._clock: threading.Timer | None = None
+        self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Signals:
         loop = asyncio.get_running_loop()
@@ -54,6 +56,11 @@ class Signals:
         """Asks for an orderly end; the first reason stays."""
         self.reason = self.reason or reason
         self.stopped.set()
+
+    def unread(self) -> None:
+        """From any thread: the reader of stdout has gone."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed: all is over
+            self._loop.call_soon_threadsafe(self.stop, UNREAD)
 
     def _receive(self, number: signal.Signals) -> None:
         if self.received is not None:

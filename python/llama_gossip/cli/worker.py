@@ -21,7 +21,8 @@ def worker(session: Session, /, **arguments: Any) -> int:
     """Serve a model to the network.
 
     Without options it serves smollm2-135m to the other nodes of this user on this host. The first INT or TERM
-    lets running answers end (10 s at most), the second ends the process at once.
+    lets running answers end (10 s at most), the second ends the process at once. A reader of its output that
+    is too slow costs lines, never service: in their place stands how many they were (`dropped` with --json).
     """
     session.begin(arguments, news=sys.stdout)
     session.read_join()

@@ -65,6 +65,7 @@ class EngineJob:
     date: str  # "YYYY-MM-DD", given to chat templates that ask for it
     resume: Resume | None = None
     deadline_ms: int | None = None  # relative to submit
+    owner: bytes | None = None  # whose earlier work may shorten this job's; None: anybody's without an owner
 
 
 class FailureCode(StrEnum):

@@ -94,11 +94,12 @@ def cpu_label() -> str:
     return f"cpu {name}"
 
 
-def numerics(dtype: str, device: str, quantisation: str) -> tuple[str, NumericsClass]:
-    """The id and class of unbatched steps in this precision.
+def numerics(dtype: str, device: str, quantisation: str, exact: str = "") -> tuple[str, NumericsClass]:
+    """The id and class of steps in this precision. `exact`: the word of a forward whose logits were seen to
+    depend on a row's own ids alone; "": they depend on its company as well.
 
-    fp32 held across CPU classes and thread counts in every trial, so its id names no kernels; other
-    precisions are another arithmetic on every kernel class and are never called exact.
+    fp32 held across CPU classes and thread counts in every trial, so its plain id names no kernels; other
+    precisions are another arithmetic on every kernel class, and so is what is to be equal to the bit.
     """
     import torch
 
@@ -106,8 +107,15 @@ def numerics(dtype: str, device: str, quantisation: str) -> tuple[str, NumericsC
         "cpu" if device == "cpu" else f"sm{''.join(map(str, torch.cuda.get_device_capability(device)))}"
     )
     parts = [SAMPLER, dtype, place_word, quantisation]
-    if dtype == "fp32":
+    if dtype == "fp32" and not exact:
         return "-".join(parts), NumericsClass.FP32
     if device == "cpu":
         parts += [torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR", "any")]
-    return "-".join(parts), NumericsClass.FAST
+    if exact:
+        parts += [torch.__version__.partition("+")[0], exact]
+    return "-".join(parts), NumericsClass.EXACT if exact else NumericsClass.FAST
+
+
+def pinned_kernels(device: str) -> bool:
+    """Whether the environment holds the CPU's kernels to one order of sums: what `exact` stands on."""
+    return device == "cpu" and os.environ.get("MKL_CBWR", "").endswith(",STRICT")

@@ -58,8 +58,9 @@ class SteppedModel(Protocol[RowT]):
     def read(self, job: EngineJob) -> RowT:
         """Renders, tokenises and checks; takes no memory for the cache yet. Raises JobError."""
 
-    def has_room(self, row: RowT, running: Sequence[RowT]) -> bool:
-        """Whether memory holds this row beside those, each at its full length. Alone it always fits."""
+    def admit(self, row: RowT) -> bool:
+        """Takes the memory that the row needs at its full length. False: not before another row ends; alone
+        it always fits."""
 
     def ready_at_s(self) -> float:
         """The monotonic time from which on a step may begin; in the past: at once."""

@@ -177,7 +177,7 @@ class ScriptedModel:
         prefilled = 0 if self._script.prefill_chunk else len(ids)
         return ScriptedRow(answer, key, prefilled, faulty)
 
-    def has_room(self, row: ScriptedRow, running: Sequence[ScriptedRow]) -> bool:
+    def admit(self, row: ScriptedRow) -> bool:
         return True
 
     def ready_at_s(self) -> float:

@@ -189,8 +189,7 @@ class SteppedEngine(Generic[RowT]):
                 break
             if live.running or live.row is None:
                 continue
-            running = [other.row for other in self._rows if other.row is not None]
-            if running and not self._model.has_room(live.row, running):
+            if not self._model.admit(live.row):
                 break  # nobody overtakes, or a long job would wait for ever
             live.running = True
             live.started_s = time.monotonic()

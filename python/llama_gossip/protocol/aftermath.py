@@ -104,7 +104,7 @@ def _settle_reject(
 def reborn(request: Request, attempt: Attempt, ended: Ended) -> Candidate | None:
     """The same worker under the boot that it has just told: asked again at once, without any penalty."""
     reject = ended.frame
-    if not isinstance(reject, Reject) or not _is_reborn(request, attempt, reject):
+    if request.held or not isinstance(reject, Reject) or not _is_reborn(request, attempt, reject):
         return None
     request.boot_corrections += 1
     return replace(attempt.candidate, boot=reject.boot)

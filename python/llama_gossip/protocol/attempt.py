@@ -7,7 +7,6 @@ text was. What continues less exactly than the user allows gives no token at all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias, assert_never
 
@@ -15,6 +14,7 @@ from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.batch import MAX_TOKEN_TEXT_BYTES
 from llama_gossip.protocol.codec import clip_text
 from llama_gossip.protocol.desk import Desk
+from llama_gossip.protocol.effects import PauseStream, ResumeStream
 from llama_gossip.protocol.frames import WORKER_KINDS, FrameReader, FrameWriter, ItemSplitter, prefixed
 from llama_gossip.protocol.limits import MAX_ERROR_BYTES, MAX_FRAME_BYTES
 from llama_gossip.protocol.messages import (
@@ -32,9 +32,10 @@ from llama_gossip.protocol.messages import (
     Reject,
     Token,
 )
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Continuation, Maker, Prefix, ResumeClass
 from llama_gossip.protocol.selection import Candidate
-from llama_gossip.protocol.streams import plane_of
+from llama_gossip.protocol.streams import Plane, plane_of
 from llama_gossip.protocol.transcript import TranscriptBook
 
 # What an attempt may bring beside its tokens: an hour of heartbeats is 0.8 MB. All of it is kept on record.
@@ -59,32 +60,32 @@ class How(Enum):
     UNEQUAL = auto()  # it would continue the answer less exactly than is allowed
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Taken:
     """The worker has accepted."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Got:
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Slow:
     """Half a stall has passed in silence."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Awake:
     """It was slow, and has spoken again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Completed:
     complete: Complete
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ended:
     how: How
     reason: str
@@ -118,6 +119,7 @@ class Attempt:
         self.plane = plane_of(stream)
         self.accepted = False
         self.facts: PromptFacts | None = None
+        self.maker = Maker.offered(candidate.offer)  # what its tokens are made with, as far as it has told
         self.received = 0  # tokens of this attempt
         self.first_index = prefix.tokens
         self.seam: ResumeClass | None = None  # how it continues, known before its first token
@@ -135,10 +137,39 @@ class Attempt:
         self._splitter = ItemSplitter(MAX_FRAME_BYTES)
         self._writer = FrameWriter(context, desk.signer)
         self._reader = FrameReader(context, self.worker, desk.verify, WORKER_KINDS)
-        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes, self.plane))
+        self._paused = self._was_paused = False
+        self._accept_ms = desk.timers.accept_timeout_ms(sent_bytes, self.plane)
+        self._after("accept", self._accept_ms)
 
     def _key(self, name: str) -> tuple[str, object, str]:
         return ("attempt", self.stream, name)
+
+    def _after(self, name: str, delay_ms: int) -> None:
+        if not self._paused:
+            self._desk.after(self._key(name), delay_ms)
+
+    # --- a reader that has no room ---
+
+    def pause(self) -> None:
+        """Its stream is read no more and no silence counts, until `read_on`. What comes over gossip is taken
+        all the same (ADR 013)."""
+        if self._paused or self.plane is Plane.GOSSIP:
+            return
+        self.stop_timers()
+        self._paused = self._was_paused = True
+        self._desk.emit(PauseStream(self.stream))
+
+    def read_on(self) -> None:
+        """Its timers begin anew: the worker could not speak meanwhile."""
+        if not self._paused:
+            return
+        self._paused = False
+        self._desk.emit(ResumeStream(self.stream))
+        if self.accepted:
+            self._sign_of_life()
+            self._renew_advance()
+        else:
+            self._after("accept", self._accept_ms)
 
     # --- what comes in ---
 
@@ -148,10 +179,11 @@ class Attempt:
             for item in self._splitter.feed(data):
                 frame = self._reader.decode(item)
                 told = self._apply(frame) if frame is not None else []  # None: of a later version
+                written = prefixed(item)
                 if not _is_untrue(told):
-                    self._book.add(self.assign.request_id, prefixed(item))
+                    self._book.add(self.assign.request_id, written)
                 news.extend(told)
-                self._received_bytes += len(prefixed(item))
+                self._received_bytes += len(written)
                 if self._received_bytes > self._most_bytes() and not _is_end(news):
                     news.append(Ended(How.FAULT, "sent far more than its tokens need"))
                 if _is_end(news):
@@ -170,7 +202,7 @@ class Attempt:
         match name:
             case "half":
                 self._slow = True
-                self._desk.after(self._key("stall"), self._stall_ms - self._stall_ms // 2)
+                self._after("stall", self._stall_ms - self._stall_ms // 2)
                 return Slow()
             case "accept":
                 return Ended(How.SILENT, "did not answer the assignment")
@@ -195,8 +227,8 @@ class Attempt:
             self._desk.agenda.cancel(self._key(name))
 
     def tokens_per_s(self) -> float | None:
-        """Of the decode phase; None when too little was seen to say."""
-        if self.first_token_mono_ms is None or self.received < 2:
+        """Of the decode phase; None when too little was seen to say, or the reader was the slow one."""
+        if self.first_token_mono_ms is None or self.received < 2 or self._was_paused:
             return None
         elapsed_ms = self._desk.now.mono_ms - self.first_token_mono_ms
         return (self.received - 1) * 1_000 / elapsed_ms if elapsed_ms > 0 else None
@@ -222,13 +254,9 @@ class Attempt:
             case _:
                 assert_never(frame)
 
-    def maker(self) -> Maker:
-        """What its tokens are made with, as far as it has told."""
-        return Maker.said(self.facts) if self.facts is not None else Maker.offered(self.candidate.offer)
-
     def _sign_of_life(self) -> list[News]:
         """A token or Progress: the stall's clock starts anew."""
-        self._desk.after(self._key("half"), self._stall_ms // 2)
+        self._after("half", self._stall_ms // 2)
         if not self._slow:
             return []
         self._slow = False
@@ -240,7 +268,7 @@ class Attempt:
         if self._continuation is None or self.seam is not None:
             return True
         promised = self._continuation.promised(self.candidate.offer)
-        self.seam = self._continuation.held(promised, self.maker())
+        self.seam = self._continuation.held(promised, self.maker)
         return self.seam is not None
 
     def _accept(self) -> list[News]:
@@ -253,7 +281,7 @@ class Attempt:
     def _progress(self, frame: Progress) -> list[News]:
         first = self._accept()
         if frame.facts is not None and self.facts is None:
-            self.facts = frame.facts
+            self.facts, self.maker = frame.facts, Maker.said(frame.facts)
             if not self._continues():
                 return [*first, Ended(How.UNEQUAL, UNEQUAL)]
         mark = _mark(frame)
@@ -271,7 +299,7 @@ class Attempt:
             limit_ms = timers.no_advance_timeout_ms(self._est_ms)
         else:
             limit_ms = timers.first_token_timeout_ms(self._est_ms)
-        self._desk.after(self._key("advance"), limit_ms)
+        self._after("advance", limit_ms)
 
     def _token(self, frame: Token) -> list[News]:
         first = self._accept()

@@ -53,10 +53,13 @@ from llama_gossip.protocol.structure import malformed, pack, unpack_payload
 _PROGRESS_LISTED, _PROGRESS_WITH_FACTS = 4, 9  # elements; a number between them is malformed
 
 
-def encode_payload(message: Message) -> bytes:
-    """The payload whose exact bytes are signed. Raises ProtocolError for what no receiver would take."""
+def encode_payload(message: Message, *, n: int | None = None) -> bytes:
+    """The payload whose exact bytes are signed; n: a frame's number, in the place of its own.
+    Raises ProtocolError for what no receiver would take."""
     try:
         payload = _pack(message)
+        if n is not None:
+            payload = (n, *payload[1:])
         _READERS[kind_of(message)](payload)
         return pack(payload)
     except (TypeError, ValueError, OverflowError) as error:  # a text with lone surrogates, a huge float, …

@@ -25,7 +25,7 @@ from llama_gossip.protocol.effects import (
     ResetStream,
     Wake,
 )
-from llama_gossip.protocol.envelope import Signer, Verifier, verify_signature
+from llama_gossip.protocol.envelope import EnvelopeReader, Signer, Verifier, verify_signature
 from llama_gossip.protocol.finder import Finder
 from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.membership import Membership
@@ -56,6 +56,7 @@ class Core:
         node_name: str,
         rng: random.Random,
         verify: Verifier = verify_signature,
+        reader: EnvelopeReader | None = None,
         timers: Timers | None = None,
         allowlist: frozenset[NodeId] | None = None,
         features: tuple[str, ...] = (),
@@ -66,14 +67,20 @@ class Core:
         """boot: start time of this identity's process, ms, risen on disk before. features: what the Announce
         tells beside `role/…` and `v/…`; a `role/…` in it replaces the derived one. allowlist: the only nodes
         that are heard, asked and served, None = every member. secret_bytes: where keys come from;
-        None = `rng`, which must then be one that nobody can foresee."""
+        None = `rng`, which must then be one that nobody can foresee. reader: of what the topic brings, when
+        cores share one; it must know the same net_id and verify."""
         policy = policy or Policy()
         timers = timers or Timers()
         self._desk = desk = Desk(
             signer=signer, verify=verify, net_id=net_id, boot=boot, rng=rng, timers=timers
         )
         self._receiver = Receiver(
-            net_id, desk.own_id, verify, allowlist=allowlist, open_network=policy.open_network
+            net_id,
+            desk.own_id,
+            verify,
+            allowlist=allowlist,
+            open_network=policy.open_network,
+            reader=reader,
         )
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)
@@ -94,6 +101,7 @@ class Core:
         )
         ledger = Ledger(timers=timers)
         solicitor = Solicitor(desk)
+        self._solicitor = solicitor
         self._claimer = Claimer(
             desk, jobs=self._worker.jobs, presence=self._presence, policy=policy, allowlist=allowlist
         )
@@ -123,7 +131,7 @@ class Core:
             packet=self._tunnel.received,
             asked=self._claimer.asked,
             claimed=self._claimed,
-            gone=solicitor.left,
+            gone=self._gone,
         )
         self._wake_at: int | None = None
         self._drained: bool | None = None  # None: nobody asked to drain; True: it was told
@@ -158,9 +166,16 @@ class Core:
     def _dispatch(self, event: ev.Event) -> None:
         """The most frequent kinds stand first: a token costs three events."""
         match event:
+            case ev.StreamData():
+                self._stream(event)
+            case ev.EngineTokens():
+                self._worker.jobs.engine_tokens(event)
+            case ev.GossipReceived():
+                self._membership.received(event)
+            case ev.Tick():
+                pass  # the due timers fire after every event
             case (
-                ev.StreamData()
-                | ev.StreamAccepted()
+                ev.StreamAccepted()
                 | ev.StreamFinished()
                 | ev.StreamReset()
                 | ev.StreamStopped()
@@ -168,23 +183,18 @@ class Core:
             ):
                 self._stream(event)
             case (
-                ev.EngineTokens()
-                | ev.EngineStepped()
+                ev.EngineStepped()
                 | ev.EngineStarted()
                 | ev.EngineProgress()
                 | ev.EngineDone()
                 | ev.EngineFailed()
             ):
                 self._engine(event)
-            case ev.Tick():
-                pass  # the due timers fire after every event
-            case ev.GossipReceived():
-                self._membership.received(event)
             case ev.StreamOpened(dial, stream):
                 self._requester.connector.opened(dial, stream)
             case ev.DialFailed(dial, reason, refused):
                 self._requester.connector.failed(dial, reason, refused=refused)
-            case ev.Submit() | ev.CancelRequest():
+            case ev.Submit() | ev.CancelRequest() | ev.ReaderFull() | ev.ReaderReady():
                 self._user(event)
             case ev.EngineChanged():
                 self._engine_changed(event)
@@ -224,6 +234,10 @@ class Core:
     def _claimed(self, sender: NodeId, claim: Claim) -> None:
         self._claimer.overheard(sender, claim)
         self._requester.claimed(sender, claim)
+
+    def _gone(self, sender: NodeId, order: tuple[int, int]) -> None:
+        self._solicitor.left(sender, order)
+        self._worker.jobs.requester_gone(sender, order)
 
     # --- streams ---
 
@@ -274,7 +288,7 @@ class Core:
 
     # --- user and engine ---
 
-    def _user(self, event: ev.Submit | ev.CancelRequest) -> None:
+    def _user(self, event: ev.Submit | ev.CancelRequest | ev.ReaderFull | ev.ReaderReady) -> None:
         match event:
             case ev.Submit() if self._left:
                 self._desk.emit(Failed(event.request_id, "cancelled", "this node has left", "open a new one"))
@@ -282,6 +296,10 @@ class Core:
                 self._requester.submit(event)
             case ev.CancelRequest():
                 self._requester.cancel(event)
+            case ev.ReaderFull(request_id):
+                self._requester.hold(request_id)
+            case ev.ReaderReady(request_id):
+                self._requester.read_on(request_id)
             case _:
                 assert_never(event)
 
@@ -293,17 +311,10 @@ class Core:
 
     def _engine(
         self,
-        event: ev.EngineStarted
-        | ev.EngineProgress
-        | ev.EngineTokens
-        | ev.EngineDone
-        | ev.EngineFailed
-        | ev.EngineStepped,
+        event: ev.EngineStarted | ev.EngineProgress | ev.EngineDone | ev.EngineFailed | ev.EngineStepped,
     ) -> None:
         jobs = self._worker.jobs
         match event:
-            case ev.EngineTokens():
-                jobs.engine_tokens(event)
             case ev.EngineStepped():
                 jobs.stepped()
             case ev.EngineStarted():

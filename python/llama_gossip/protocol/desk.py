@@ -19,6 +19,7 @@ from llama_gossip.protocol.streams import is_virtual
 from llama_gossip.protocol.timers import Timers
 
 StreamEffect: TypeAlias = WriteStream | FinishStream | ResetStream | TrustStream
+_STREAM_EFFECTS = (WriteStream, FinishStream, ResetStream, TrustStream)  # a tuple is asked much faster
 
 
 class Desk:
@@ -56,7 +57,7 @@ class Desk:
         return Head(boot=self.boot, seq=self._seq, ts=self.now.wall_ms)
 
     def emit(self, effect: Effect) -> None:
-        if isinstance(effect, StreamEffect) and is_virtual(effect.stream):
+        if isinstance(effect, _STREAM_EFFECTS) and is_virtual(effect.stream):
             assert self.tunnel is not None  # it has made the stream
             self.tunnel(effect)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from llama_gossip.protocol.messages import (
@@ -14,17 +13,18 @@ from llama_gossip.protocol.messages import (
     Resume,
     TokenLogprob,
 )
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.streams import Plane
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Broadcast:
     data: bytes
     urgent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OpenStream:
     """Dial; ends as StreamOpened or DialFailed with the same dial number."""
 
@@ -33,25 +33,25 @@ class OpenStream:
     timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AbandonDial:
     """Nobody waits for it any more; a stream that still comes of it is reset by the driver."""
 
     dial: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class WriteStream:
     stream: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FinishStream:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResetStream:
     """Abandon both directions: reset ours, stop theirs. Codes: PROTOCOL section 5."""
 
@@ -59,14 +59,26 @@ class ResetStream:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
+class PauseStream:
+    """Read no more of it until ResumeStream: its writer feels it. What is on its way may still come."""
+
+    stream: int
+
+
+@record(frozen=True, slots=True)
+class ResumeStream:
+    stream: int
+
+
+@record(frozen=True, slots=True)
 class TrustStream:
     """Its connection has carried a valid Assign: lift the limits for strangers."""
 
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StartJob:
     job: int
     requester: NodeId
@@ -80,13 +92,13 @@ class StartJob:
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CancelJob:
     job: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AddressHint:
     """Addresses that a signed Announce gave for a node."""
 
@@ -94,14 +106,14 @@ class AddressHint:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RebuildGossip:
     """Nobody hears this node any more: close its connections of the topic and join anew."""
 
     times: int  # in a row, this one included, without a sign that one has helped
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wake:
     """Call handle(Tick) at this monotonic time; replaces the earlier Wake. None: no timer is set."""
 
@@ -111,7 +123,7 @@ class Wake:
 # --- to the user ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Accepted:
     """A worker has taken the request (its first Progress or Token came)."""
 
@@ -121,7 +133,7 @@ class Accepted:
     delivery: Plane = Plane.DIRECT
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DeliverTokens:
     """The contiguous next tokens of an answer, released once."""
 
@@ -134,7 +146,7 @@ class DeliverTokens:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Retried:
     """An attempt ended without success and another begins."""
 
@@ -144,7 +156,7 @@ class Retried:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FailedOver:
     """Another worker continues an answer that has begun. Told before its first token."""
 
@@ -158,7 +170,7 @@ class FailedOver:
     reason: str  # why the earlier attempt ended
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finished:
     """The one terminal event of a successful request."""
 
@@ -175,7 +187,7 @@ class Finished:
     delivery: Plane = Plane.DIRECT  # of the last attempt
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Failed:
     """The one terminal event of a failed or cancelled request.
 
@@ -192,19 +204,19 @@ class Failed:
 # --- news, for logs, events and counters -----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerUp:
     node_id: NodeId
     boot: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PeerDown:
     node_id: NodeId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobAccepted:
     """This node took a job, for its own log."""
 
@@ -214,7 +226,7 @@ class JobAccepted:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class JobEnded:
     job: int
     request_id: RequestId
@@ -223,7 +235,7 @@ class JobEnded:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Drained:
     """After Drain: no job is left."""
 
@@ -235,6 +247,8 @@ Effect: TypeAlias = (
     | WriteStream
     | FinishStream
     | ResetStream
+    | PauseStream
+    | ResumeStream
     | TrustStream
     | StartJob
     | CancelJob

@@ -11,7 +11,7 @@ its verdict is the protocol's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Protocol, TypeAlias, cast
 
@@ -45,6 +45,7 @@ from llama_gossip.protocol.messages import (
     Request,
 )
 from llama_gossip.protocol.outer import OuterArray
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.structure import malformed, pack
 
 _LABEL = b"llama-gossip/v1/envelope\0"
@@ -129,8 +130,9 @@ def sign_envelope_and_tell(message: EnvelopeMessage, signer: Signer, net_id: byt
     """(the same, the bytes that its signature covers).
     Raises ProtocolError: code oversize over the kind's cap, malformed for what no receiver would take."""
     if isinstance(message, Announce):
-        message = fit_announce(message)
-    payload = encode_payload(message)
+        message, payload = _fitted(message)
+    else:
+        payload = encode_payload(message)
     cap = envelope_cap(message)
     if len(payload) > cap:  # before the signature: an oversize prompt costs nothing
         raise _oversize(message, len(payload) + ENVELOPE_OVERHEAD_BYTES, cap)
@@ -155,14 +157,20 @@ def envelope_cap(message: EnvelopeMessage) -> int:
 def fit_announce(announce: Announce) -> Announce:
     """The same with models dropped from the end, and addresses over their number, until it fits its cap.
     What a node does not announce it still answers Requests for."""
+    return _fitted(announce)[0]
+
+
+def _fitted(announce: Announce) -> tuple[Announce, bytes]:
+    """(what fits, its payload)."""
     capacity = announce.capacity
     models = capacity.models[:MAX_ANNOUNCED_MODELS]
     announce = replace(announce, addresses=announce.addresses[:MAX_ADDRESSES])
     while True:
         fitted = replace(announce, capacity=replace(capacity, models=models))
-        size = len(encode_payload(fitted)) + ENVELOPE_OVERHEAD_BYTES
+        payload = encode_payload(fitted)
+        size = len(payload) + ENVELOPE_OVERHEAD_BYTES
         if size <= MAX_CONTROL_BYTES:
-            return fitted
+            return fitted, payload
         if not models:
             raise _oversize(announce, size, MAX_CONTROL_BYTES)
         models = models[:-1]
@@ -178,7 +186,7 @@ def _oversize(message: EnvelopeMessage, size: int, cap: int) -> ProtocolError:
 # --- receiving -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RawEnvelope:
     """An envelope whose outer array and head were read, nothing else: neither signature nor payload."""
 
@@ -238,3 +246,34 @@ def read_head(payload: bytes) -> Head:
     """boot, seq and ts out of the first 32 bytes, whatever their width. Raises only ProtocolError."""
     head = OuterArray(payload[:HEAD_BYTES], shortest=False, least=3, most=MAX_ARRAY)
     return Head(head.uint(), head.uint(), head.uint())
+
+
+class EnvelopeReader(Protocol):
+    """How a receiver reads what comes from the topic: pure functions of the bytes. Many nodes of one process
+    may share one that remembers."""
+
+    def split(self, data: bytes) -> RawEnvelope:
+        """Raises ProtocolError."""
+
+    def is_signed(self, raw: RawEnvelope) -> bool:
+        """By `raw.sender`, a member of the network."""
+
+    def message(self, raw: RawEnvelope) -> EnvelopeMessage:
+        """Raises ProtocolError."""
+
+
+@record(frozen=True, slots=True)
+class PlainReader:
+    """Remembers nothing."""
+
+    net_id: bytes
+    verify: Verifier
+
+    def split(self, data: bytes) -> RawEnvelope:
+        return split_envelope(data, MAX_TOPIC_BYTES)
+
+    def is_signed(self, raw: RawEnvelope) -> bool:
+        return verify_envelope(raw, self.net_id, self.verify)
+
+    def message(self, raw: RawEnvelope) -> EnvelopeMessage:
+        return decode_envelope(raw)

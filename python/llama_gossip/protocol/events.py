@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from llama_gossip.protocol.messages import (
@@ -16,11 +15,12 @@ from llama_gossip.protocol.messages import (
     RequestId,
     TokenLogprob,
 )
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import ResumeClass
 from llama_gossip.protocol.streams import Delivery, Visibility
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Now:
     """Both clocks. Timers use mono; wall is for ts, boot and accept_by only."""
 
@@ -31,18 +31,18 @@ class Now:
 # --- gossip ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GossipReceived:
     delivered_from: NodeId  # the neighbour that passed it on, not its author
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NeighborUp:
     node_id: NodeId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NeighborDown:
     node_id: NodeId
 
@@ -50,13 +50,13 @@ class NeighborDown:
 # --- streams: ids come from the driver -----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamAccepted:
     stream: int
     remote: NodeId  # authentic: proven by the handshake
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamOpened:
     """A dial that the core asked for (effect OpenStream with this dial number) succeeded."""
 
@@ -64,25 +64,25 @@ class StreamOpened:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DialFailed:
     dial: int
     reason: str
     refused: bool = False  # one of the two sides does not admit the other: another try is in vain
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamData:
     stream: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamFinished:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamReset:
     """The peer abandoned its side."""
 
@@ -90,7 +90,7 @@ class StreamReset:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamStopped:
     """The peer reads no more of ours."""
 
@@ -98,7 +98,7 @@ class StreamStopped:
     code: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StreamLost:
     stream: int
     reason: str
@@ -108,7 +108,7 @@ class StreamLost:
 # --- the user ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submit:
     """A new request of this node's user."""
 
@@ -127,16 +127,30 @@ class Submit:
     visibility: Visibility = Visibility.PRIVATE  # public: by gossip, whatever `delivery` says
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CancelRequest:
     request_id: RequestId
     reason: str
 
 
+@record(frozen=True, slots=True)
+class ReaderFull:
+    """Whoever reads this answer is MAX_UNREAD_BYTES behind."""
+
+    request_id: RequestId
+
+
+@record(frozen=True, slots=True)
+class ReaderReady:
+    """It reads again, and half of that has room."""
+
+    request_id: RequestId
+
+
 # --- the own engine ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineChanged:
     """The node's own offer: announced from now on. None: no engine (a client)."""
 
@@ -144,7 +158,7 @@ class EngineChanged:
     loading: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineStarted:
     """Tokenised, admitted, prefill begins."""
 
@@ -152,14 +166,14 @@ class EngineStarted:
     facts: PromptFacts
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineProgress:
     job: int
     phase: Phase
     value: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineTokens:
     job: int
     index: int
@@ -168,7 +182,7 @@ class EngineTokens:
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineDone:
     job: int
     finish_reason: FinishReason
@@ -178,7 +192,7 @@ class EngineDone:
     model_digest: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineFailed:
     job: int
     code: str
@@ -186,7 +200,7 @@ class EngineFailed:
     retryable: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EngineStepped:
     """The model has stepped: the hung-engine check lives on it. One a heartbeat is enough."""
 
@@ -194,28 +208,28 @@ class EngineStepped:
 # --- the rest --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Joined:
     """The topic is joined; announcing begins. addresses: own "ip:port" list, put into Announces."""
 
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Drain:
     """Begin to leave: reject new work, finish what runs, tell the others."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Goodbye:
     """The end: a Leave is broadcast, every live stream reset with code 5."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tick:
     """A timer fired (effect Wake) or the driver felt like it."""
 
@@ -234,6 +248,8 @@ Event: TypeAlias = (
     | StreamLost
     | Submit
     | CancelRequest
+    | ReaderFull
+    | ReaderReady
     | EngineChanged
     | EngineStarted
     | EngineProgress

@@ -2,12 +2,12 @@
 
 The law: waiting always has an end and a reason. Full workers are waited for until the deadline, broken ones
 until they would have announced themselves anew, anybody at all until the topic was asked and the roster is
-known to be complete.
+known to be complete. Who has failed gets a second chance only once the topic was asked for somebody better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -20,7 +20,8 @@ from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.nobody import Why, why_late, why_nobody, why_not_by_gossip, why_refused
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.roster import Peer
-from llama_gossip.protocol.selection import Candidate, Chooser, Survey, is_out, survey
+from llama_gossip.protocol.selection import Candidate, Chooser, Survey, Unfit, is_out, survey
+from llama_gossip.protocol.states import RequestState
 from llama_gossip.protocol.streams import Delivery, Plane
 
 
@@ -60,16 +61,24 @@ class Finder:
         found = self._survey(request)
         if request.public and not request.answered:  # the topic is asked first
             return Hold(self._patience_mono_ms(request), why_nobody(request, found))
-        return self._choose(request, found) or self._by_gossip(request, found) or self._hold(request, found)
+        failed = self._failed(request, found)
+        return (
+            self._choose(request, found, failed)
+            or self._by_gossip(request, found, failed)
+            or self._second_chance(request, found)
+            or self._hold(request, found)
+        )
 
     def another(self, request: Request) -> Candidate | None:
         """One to dial beside those that are being dialled."""
-        return self._choose(request, self._survey(request))
+        found = self._survey(request)
+        return self._choose(request, found, self._failed(request, found)) or self._choose(request, found)
 
     def beside(self, request: Request) -> Candidate | None:
         """One to dial in advance, while the live attempt is silent."""
-        live = request.attempt
-        return self._choose(request, self._survey(request), live.worker if live is not None else None)
+        found, live = self._survey(request), request.attempt
+        busy = set() if live is None else {live.worker}
+        return self._choose(request, found, self._failed(request, found) | busy)
 
     def answered(self, request: Request, worker: NodeId) -> None:
         """Its worker holds the conversation from now on."""
@@ -87,20 +96,48 @@ class Finder:
         add_bids(found, self._offers(request), peers, want, allowlist=allowlist)
         return found
 
-    def _choose(self, request: Request, found: Survey, busy: NodeId | None = None) -> Candidate | None:
-        """Among those that have not failed it yet, then among the others."""
+    def _choose(
+        self, request: Request, found: Survey, without: Set[NodeId] = frozenset()
+    ) -> Candidate | None:
+        """Among those that can be dialled."""
 
         def barred(worker: NodeId) -> bool:
-            taken = worker in request.barred or request.dialling(worker) or worker == busy
+            taken = worker in request.barred or worker in without or request.dialling(worker)
             return taken or not self._may_dial(request, worker)
 
-        def barred_or_tired(worker: NodeId) -> bool:
-            return barred(worker) or worker in request.tired
-
-        want, now, choose = request.want(), self._desk.now, self._chooser.choose
+        now = self._desk.now
         holder = self._affinity.worker(request.links, now.mono_ms)
-        rested = choose(found.fit, want, barred=barred_or_tired, now=now, holder=holder)
-        return rested or choose(found.fit, want, barred=barred, now=now, holder=holder)
+        return self._chooser.choose(found.fit, request.want(), barred=barred, now=now, holder=holder)
+
+    # --- second chances ---
+
+    def _failed(self, request: Request, found: Survey) -> set[NodeId]:
+        """Those that have failed it once, or another by a fault of their own that still costs a cooldown."""
+        now_ms = self._desk.now.mono_ms
+        workers = (candidate.node_id for candidate in found.fit)
+        return {w for w in workers if w in request.tired or self._ledger.cools(w, now_ms)}
+
+    def _second_chance(self, request: Request, found: Survey) -> Candidate | None:
+        """Anybody, when the topic has nobody better."""
+        if not (self._was_asked(request) or self._nobody_else(found)):
+            return None
+        return self._choose(request, found) or self._by_gossip(request, found)
+
+    def _was_asked(self, request: Request) -> bool:
+        """Whether to wait longer for Claims would be in vain."""
+        if request.submit.worker is not None:
+            return True  # no other would do
+        if request.asking_since_ms is None:
+            return request.state is RequestState.SOLICITING  # too many questions: it cannot be asked
+        return request.answered or self._patience_mono_ms(request) <= self._desk.now.mono_ms
+
+    def _nobody_else(self, found: Survey) -> bool:
+        """The roster is complete, and no other in it could claim a model that it did not name."""
+        return self._knows_all() and all(unfit is not Unfit.MODEL for _, unfit, _ in found.unfit)
+
+    def _knows_all(self) -> bool:
+        joined_ms = self._joined_mono_ms
+        return joined_ms is not None and self._desk.now.mono_ms >= joined_ms + self._desk.timers.join_grace_ms
 
     # --- by gossip ---
 
@@ -122,7 +159,9 @@ class Finder:
             case _:
                 assert_never(request.delivery)
 
-    def _by_gossip(self, request: Request, found: Survey) -> Candidate | None:
+    def _by_gossip(
+        self, request: Request, found: Survey, without: Set[NodeId] = frozenset()
+    ) -> Candidate | None:
         """Among those that cannot be dialled, and only while nobody else is being dialled."""
         since_ms = self._desk.now.mono_ms - self._desk.timers.gossip_fresh_ms
         near = [
@@ -134,14 +173,9 @@ class Finder:
         ]
 
         def barred(worker: NodeId) -> bool:
-            return worker in request.barred
+            return worker in request.barred or worker in without
 
-        def barred_or_tired(worker: NodeId) -> bool:
-            return barred(worker) or worker in request.tired
-
-        want, now = request.want(), self._desk.now
-        rested = self._chooser.choose(near, want, barred=barred_or_tired, now=now)
-        chosen = rested or self._chooser.choose(near, want, barred=barred, now=now)
+        chosen = self._chooser.choose(near, request.want(), barred=barred, now=self._desk.now)
         return None if chosen is None else replace(chosen, plane=Plane.GOSSIP)
 
     # --- nobody now ---

@@ -10,7 +10,6 @@ first item of an attempt is the Assign's envelope behind the same length prefix.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import blake2b
 from typing import cast
 
@@ -41,6 +40,8 @@ _LABEL = b"llama-gossip/v1/frame\0"
 REQUESTER_KINDS = frozenset({Kind.CANCEL})  # what a requester may send on a direct stream after its Assign
 WORKER_KINDS = frozenset({Kind.REJECT, Kind.PROGRESS, Kind.TOKEN, Kind.COMPLETE, Kind.ERROR})
 TERMINAL_KINDS = frozenset({Kind.REJECT, Kind.COMPLETE, Kind.ERROR})  # after them their sender only acks
+_KINDS = {int(kind): kind for kind in Kind}
+_NEWEST_KIND = max(_KINDS)
 
 
 def assign_context(signed_bytes: bytes) -> bytes:
@@ -166,7 +167,7 @@ class FrameWriter:
         kind = kind_of(frame)
         if self._ended and kind is not Kind.ACK:
             raise ProtocolError(f"{kind.name} after the last frame", code="order")
-        payload = encode_payload(replace(frame, n=self.next_n))
+        payload = encode_payload(frame, n=self.next_n)
         signed = frame_signed_bytes(self._context, self._signer.node_id, kind, payload)
         if len(payload) > MAX_FRAME_BYTES:
             raise self._oversize(kind, len(payload))
@@ -203,18 +204,18 @@ class FrameReader:
         if len(item) > MAX_FRAME_BYTES:
             raise ProtocolError(f"a frame of {len(item)} bytes", code="oversize")
         kind, payload, signature = _split_frame(item, self._allowed)
-        known = kind <= max(Kind)
         if self.ended and kind != Kind.ACK:
             raise ProtocolError("a frame after the last one", code="order")
         if not self._verify(
             self._peer, frame_signed_bytes(self._context, self._peer, kind, payload), signature
         ):
             raise _bad_signature("frame")
-        if not known:
+        known = _KINDS.get(kind)
+        if known is None:
             self._advance(_read_n(payload))
             return None
-        frame = cast(Frame, decode_payload(Kind(kind), payload))
-        self._accept(frame, Kind(kind))
+        frame = cast(Frame, decode_payload(known, payload))
+        self._accept(frame, known)
         return frame
 
     def _accept(self, frame: Frame, kind: Kind) -> None:
@@ -254,7 +255,7 @@ def _split_frame(item: bytes, allowed: frozenset[Kind]) -> tuple[int, bytes, byt
     outer.end()
     if len(signature) != SIGNATURE_BYTES:
         raise malformed("a signature of the wrong size")
-    if kind <= max(Kind) and kind not in allowed:
+    if kind <= _NEWEST_KIND and kind not in allowed:
         raise ProtocolError(f"a frame of kind {kind} in this direction", code="kind")
     return kind, payload, signature
 

@@ -21,6 +21,7 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.timers import Timers
 
 MAX_QUEUED = 256  # jobs that wait, in all
@@ -33,7 +34,7 @@ AGEING_MS = Timers().ageing_ms
 Rank: TypeAlias = tuple[int, bool, int, int]  # the lowest goes first
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Caps:
     """How much one requester key may take. None: as many as there are slots."""
 
@@ -47,7 +48,7 @@ OPEN_NETWORK_CAPS = Caps(  # for keys nobody vouches for: a quarter of the place
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     job: int
     requester: NodeId
@@ -86,7 +87,7 @@ class _Key:
         return -urgency, not self.owner, self.running, max(self.served, first)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Order:
     """Who goes when, if nobody else comes. It holds until something changes or somebody's class rises."""
 

@@ -261,6 +261,13 @@ class Jobs:
         self._settle(job)
         self._start_waiting()
 
+    def requester_gone(self, requester: NodeId, order: tuple[int, int]) -> None:
+        """The process that signed what came before this (boot, seq) has ended: so have its leases."""
+        for job in [job for (asker, _), job in self._live.items() if asker == requester]:
+            head = job.assign.head
+            if (head.boot, head.seq) < order and job.state is not JobState.DRAINING:
+                self.close(job, "requester_gone", StreamCode.CANCELLED)
+
     def _stop_engine(self, job: Job, reason: str) -> None:
         if not self.queue.withdraw(job.number) and self.queue.runs(job.number):
             self._desk.emit(CancelJob(job.number, reason))

@@ -98,6 +98,9 @@ class Ledger:
     def is_far(self, worker: NodeId, now_mono_ms: int) -> bool:
         return self.peek(worker).far_until_ms > now_mono_ms
 
+    def cools(self, worker: NodeId, now_mono_ms: int) -> bool:
+        return self.peek(worker).cooldown_until_ms > now_mono_ms
+
     def fault(self, worker: NodeId, now_mono_ms: int, *, least_ms: int = 0) -> None:
         """A fault of its own (wrong bytes, wrong digest): cooldown 15 s x 2^n, at most 5 min."""
         record = self.record(worker)

@@ -28,6 +28,11 @@ MAX_ASSIGN_BYTES = 1024 * 1024 + 4096  # 1 MiB of prompt, and the rest of the As
 LENGTH_PREFIX_BYTES = 4  # u32 big-endian in front of every item of a stream
 ENVELOPE_OVERHEAD_BYTES = 106  # all but the payload, whose header has 3 bytes from 256 B to 64 KiB
 
+# --- a reader that does not read ---
+
+MAX_UNREAD_BYTES = 1024 * 1024  # of one answer, released and not read: then its stream and timers pause
+UNREAD_TOKEN_BYTES = 64  # a token's price beside its text: a thousand short ones are no smaller in memory
+
 # --- gossip delivery -----------------------------------------------------------------------------------
 
 SEAL_ID_BYTES = 8  # enough of a prekey to tell a worker's few apart

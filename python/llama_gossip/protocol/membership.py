@@ -56,7 +56,7 @@ class Membership:
         self._changed = changed  # told when a request that waits might find a worker now
         self._asked = asked
         self._claimed = claimed
-        self._gone = gone  # told who has said goodbye
+        self._gone = gone  # told whose process has ended, and before which (boot, seq)
 
     def received(self, event: GossipReceived) -> None:
         known = self._roster.__contains__
@@ -95,6 +95,8 @@ class Membership:
         self._loaded(sender, announce.capacity.current_load + announce.capacity.queue_depth)
         if change is Change.NEW:
             self._presence.stranger_heard()
+        if change is not Change.REFRESHED:
+            self._gone(sender, (announce.head.boot, 0))
         self._tell(sender, peer, before)
         self._look_again(peer.expires_mono_ms)
         self._changed()

@@ -6,9 +6,10 @@ Pure data: `codec.py` turns them into payload bytes and back, `envelope.py` sign
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NewType, TypeAlias
+
+from llama_gossip.protocol.record import record
 
 NodeId = NewType("NodeId", bytes)  # 32 bytes, an ed25519 public key
 RequestId = NewType("RequestId", bytes)  # 16 random bytes, unique only together with its requester
@@ -68,7 +69,7 @@ class FinishReason(IntEnum):
     CANCELLED = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Head:
     """H: what every envelope's payload begins with."""
 
@@ -80,7 +81,7 @@ class Head:
 # --- groups ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelOffer:
     """One model of an Announce."""
 
@@ -92,7 +93,7 @@ class ModelOffer:
     numerics_class: NumericsClass
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Capacity:
     """What a worker is and how busy it is."""
 
@@ -107,21 +108,21 @@ class Capacity:
     memory_free: int  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RawPrompt:
     """Fed as it is."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ChatPrompt:
     """Rendered by the worker through the model's chat template, with the Assign's date."""
 
     messages: tuple[tuple[str, str], ...]  # (role, content), <= 4 096
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class IdsPrompt:
     """Token ids, fed as they are."""
 
@@ -131,7 +132,7 @@ class IdsPrompt:
 Prompt: TypeAlias = RawPrompt | ChatPrompt | IdsPrompt
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GenerationConfig:
     """How to sample. Defaults are the command line's."""
 
@@ -150,7 +151,7 @@ class GenerationConfig:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Resume:
     """What an earlier attempt delivered: the continuation starts at token `from_index`."""
 
@@ -164,7 +165,7 @@ class Resume:
 # --- envelopes: kinds 1-5 ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Announce:
     head: Head
     node_name: str
@@ -177,13 +178,13 @@ class Announce:
     heard: tuple[tuple[bytes, int], ...]  # (first 8 bytes of a signer, seq of its newest Announce), <= 3
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Leave:
     head: Head
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Request:
     head: Head
     request_id: RequestId
@@ -197,7 +198,7 @@ class Request:
     config: GenerationConfig | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Claim:
     head: Head
     requester: NodeId
@@ -213,7 +214,7 @@ class Claim:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Assign:
     head: Head
     request_id: RequestId
@@ -231,7 +232,7 @@ class Assign:
     date: str  # "YYYY-MM-DD"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seal:
     """Which two keys a Packet is sealed with."""
 
@@ -239,7 +240,7 @@ class Seal:
     epk: bytes  # X25519, the requester's, of this attempt
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Packet:
     """Items of one attempt that travel over the topic: gossip delivery."""
 
@@ -255,7 +256,7 @@ class Packet:
 # --- frames: kinds 6-12; n is their number in their direction of the attempt ---------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reject:
     n: int
     reason: RejectReason
@@ -263,7 +264,7 @@ class Reject:
     boot: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PromptFacts:
     """What the first Progress of an attempt adds."""
 
@@ -274,7 +275,7 @@ class PromptFacts:
     numerics_class: NumericsClass
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Progress:
     n: int
     phase: Phase
@@ -283,13 +284,13 @@ class Progress:
     facts: PromptFacts | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TokenLogprob:
     logprob: float
     top: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Token:
     n: int
     index: int  # of the first token of the batch, counted from the answer's start
@@ -298,7 +299,7 @@ class Token:
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ack:
     """Gossip delivery only. Carries its sender's next n and uses none up."""
 
@@ -306,7 +307,7 @@ class Ack:
     next_n: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Complete:
     n: int
     total_tokens: int
@@ -318,7 +319,7 @@ class Complete:
     model_digest: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Error:
     n: int
     error: str  # <= 256 B, one sentence
@@ -326,7 +327,7 @@ class Error:
     retryable: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancel:
     n: int
     reason: str

@@ -1,7 +1,8 @@
 """A cursor over the few bytes that are read before a signature is checked: outer arrays and heads.
 
 The outer array must be in msgpack's shortest form (one message, one encoding); heads inside a payload may
-have any width. Every method raises only ProtocolError.
+have any width. Every method raises only ProtocolError. It meets every byte that a stranger sends, so a step
+of it reads what it needs where it stands.
 """
 
 from __future__ import annotations
@@ -38,9 +39,6 @@ class OuterArray:
         size = _ARRAY_LENGTH_BYTES.get(first)
         if size is None:
             raise malformed("no array")
-        return self._number(size)
-
-    def _number(self, size: int) -> int:
         return int.from_bytes(self._take(size), "big")
 
     def _take(self, size: int) -> bytes:
@@ -50,25 +48,33 @@ class OuterArray:
             raise malformed("truncated")
         return self._data[start:end]
 
+    def _first(self) -> int:
+        """The first byte of the next element."""
+        position = self._position
+        if position >= len(self._data):
+            raise malformed("truncated")
+        self._position = position + 1
+        return self._data[position]
+
     def uint8(self) -> int:
         """0-255 in the shortest form."""
-        value = self._number(1)
+        value = self._first()
         if value < 0x80:
             return value
         if value != 0xCC:
             raise malformed("a number over 255, or not in its shortest form")
-        value = self._number(1)
+        value = self._first()
         if value < 0x80:
             raise malformed("a number that is not in its shortest form")
         return value
 
     def uint(self) -> int:
         """A u64 of any width."""
-        first = self._number(1)
+        first = self._first()
         if first < 0x80:
             return first
         if size := _UINT_BYTES.get(first):
-            return self._number(size)
+            return int.from_bytes(self._take(size), "big")
         if size := _INT_BYTES.get(first):
             value = int.from_bytes(self._take(size), "big", signed=True)
             if value >= 0:
@@ -77,13 +83,18 @@ class OuterArray:
 
     def binary(self) -> bytes:
         """bin in the shortest form."""
-        size = _BIN_LENGTH_BYTES.get(self._number(1))
+        data, position = self._data, self._position
+        size = _BIN_LENGTH_BYTES.get(self._first())
         if size is None:
             raise malformed("expected bytes")
-        length = self._number(size)
+        start = position + 1 + size
+        length = int.from_bytes(data[position + 1 : start], "big")
         if size > 1 and length < 1 << (4 * size):  # it would have fitted half the width
             raise malformed("a length that is not in its shortest form")
-        return self._take(length)
+        self._position = end = start + length
+        if end > len(data):
+            raise malformed("truncated")
+        return data[start:end]
 
     def end(self) -> None:
         if self._position != len(self._data):

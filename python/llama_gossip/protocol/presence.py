@@ -94,7 +94,7 @@ class Presence:
         """Called after every event: has what we last said become wrong? What came and went is not told."""
         if self._said is None:
             return
-        if self._tell() == self._said:
+        if self._is_as_said(*self._said):
             self._desk.agenda.cancel(_CHANGE)
             return
         timers = self._desk.timers
@@ -188,6 +188,13 @@ class Presence:
     def _tell(self) -> tuple[NodeState, int, Capacity | None]:
         jobs = self._jobs
         return self.state(), jobs.load + jobs.queue.queued, jobs.offer.capacity
+
+    def _is_as_said(self, state: NodeState, load: int, capacity: Capacity | None) -> bool:
+        """Cheapest first: after most events nothing has changed."""
+        jobs = self._jobs
+        if jobs.load + jobs.queue.queued != load or self.state() is not state:
+            return False
+        return jobs.offer.capacity is capacity or jobs.offer.capacity == capacity
 
     def _same_offer(self) -> bool:
         before, after = self._said[2] if self._said else None, self._jobs.offer.capacity

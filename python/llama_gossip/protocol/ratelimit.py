@@ -52,8 +52,16 @@ _SWEEP = 4  # idle buckets looked at with each use: the table shrinks faster tha
 
 @dataclass(slots=True)
 class _Bucket:
+    rate: Rate
     tokens: float
     mono_ms: int
+
+    def level(self, rate: Rate, mono_ms: int) -> float:
+        refilled = self.tokens + max(0, mono_ms - self.mono_ms) * rate.per_s / 1000
+        return min(float(rate.burst), refilled)
+
+    def set(self, rate: Rate, tokens: float, mono_ms: int) -> None:
+        self.rate, self.tokens, self.mono_ms = rate, tokens, mono_ms
 
 
 class Buckets(Generic[K]):
@@ -61,49 +69,54 @@ class Buckets(Generic[K]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._buckets: OrderedDict[K, tuple[Rate, _Bucket]] = OrderedDict()  # the longest unused first
+        self._buckets: OrderedDict[K, _Bucket] = OrderedDict()  # the longest unused first
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def available(self, key: K, rate: Rate, mono_ms: int) -> float:
-        entry = self._buckets.get(key)
-        return rate.burst if entry is None else _level(rate, entry[1], mono_ms)
+        bucket = self._buckets.get(key)
+        return rate.burst if bucket is None else bucket.level(rate, mono_ms)
 
     def take(self, key: K, rate: Rate, mono_ms: int, cost: int = 1) -> bool:
         """True, and the cost is paid; or False, and nothing changes."""
-        level = self.available(key, rate, mono_ms)
+        bucket = self._buckets.get(key)
+        level = rate.burst if bucket is None else bucket.level(rate, mono_ms)
         if level < cost:
             return False
-        if key not in self._buckets and not self._make_room(mono_ms):
-            return False
-        self._set(key, rate, level - cost, mono_ms)
+        if bucket is None:
+            return self._add(key, rate, level - cost, mono_ms)
+        bucket.set(rate, level - cost, mono_ms)
+        self._buckets.move_to_end(key)
         return True
 
     def charge(self, key: K, rate: Rate, mono_ms: int, cost: int) -> None:
         """Takes the cost, or what is left of the bucket."""
-        if key in self._buckets or self._make_room(mono_ms):
-            self._set(key, rate, max(0.0, self.available(key, rate, mono_ms) - cost), mono_ms)
+        left = max(0.0, self.available(key, rate, mono_ms) - cost)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._add(key, rate, left, mono_ms)
+        else:
+            bucket.set(rate, left, mono_ms)
+            self._buckets.move_to_end(key)
 
-    def _set(self, key: K, rate: Rate, tokens: float, mono_ms: int) -> None:
-        self._buckets[key] = (rate, _Bucket(tokens, mono_ms))
-        self._buckets.move_to_end(key)
+    def _add(self, key: K, rate: Rate, tokens: float, mono_ms: int) -> bool:
+        """False: there is no room for another bucket."""
+        if not self._make_room(mono_ms):
+            return False
+        self._buckets[key] = _Bucket(rate, tokens, mono_ms)
+        return True
 
     def _make_room(self, mono_ms: int) -> bool:
         """Drops the oldest buckets that have refilled: forgetting them changes nothing."""
         for _ in range(_SWEEP):
             if not self._buckets:
                 break
-            key, (rate, bucket) = next(iter(self._buckets.items()))
-            if _level(rate, bucket, mono_ms) < rate.burst:
+            key, bucket = next(iter(self._buckets.items()))
+            if bucket.level(bucket.rate, mono_ms) < bucket.rate.burst:
                 break
             del self._buckets[key]
         return len(self._buckets) < self._most
-
-
-def _level(rate: Rate, bucket: _Bucket, mono_ms: int) -> float:
-    refilled = bucket.tokens + max(0, mono_ms - bucket.mono_ms) * rate.per_s / 1000
-    return min(float(rate.burst), refilled)
 
 
 class SignerRates:

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.envelope import (
+    EnvelopeReader,
+    PlainReader,
     RawEnvelope,
     Verifier,
     check_author,
-    decode_envelope,
     envelope_cap,
-    split_envelope,
-    verify_envelope,
 )
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.limits import (
@@ -30,11 +28,11 @@ from llama_gossip.protocol.limits import (
     MAX_AGE_MS,
     MAX_AHEAD_MS,
     MAX_NEIGHBOURS,
-    MAX_TOPIC_BYTES,
     NEWCOMER_MS,
 )
 from llama_gossip.protocol.messages import EnvelopeMessage, NodeId
 from llama_gossip.protocol.ratelimit import SignerRates, VerifyBudget
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.replay import ReplayWindows, Verdict
 from llama_gossip.protocol.skew import ClockSkew
 
@@ -62,7 +60,7 @@ class DropReason(Enum):
     AUTHOR = "author"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Received:
     """A message of this network, new, fresh, and signed by `sender`, which is its author."""
 
@@ -70,7 +68,7 @@ class Received:
     message: EnvelopeMessage
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Dropped:
     reason: DropReason
 
@@ -94,12 +92,13 @@ class Receiver:
         allowlist: frozenset[NodeId] | None = None,
         windows: ReplayWindows | None = None,
         open_network: bool = False,
+        reader: EnvelopeReader | None = None,
     ) -> None:
         """allowlist: the only signers that are heard, None = all members of the network.
-        open_network: anybody may have made any number of keys."""
-        self._net_id = net_id
+        open_network: anybody may have made any number of keys. reader: of envelopes, in the place of the
+        plain one over net_id and verify."""
+        self._reader = reader or PlainReader(net_id, verify)
         self._own_id = own_id
-        self._verify = verify
         self.allowlist = allowlist
         self._windows = ReplayWindows() if windows is None else windows
         self._has_newcomers = open_network and allowlist is None
@@ -152,7 +151,7 @@ class Receiver:
         return Received(sender, self._message(raw))
 
     def _split(self, data: bytes) -> RawEnvelope:
-        raw = split_envelope(data, MAX_TOPIC_BYTES)
+        raw = self._reader.split(data)
         cap = GOSSIP_CAPS.get(raw.kind)
         if cap is None:  # an Assign belongs on a stream or into a Packet
             raise _Drop(DropReason.KIND)
@@ -167,7 +166,7 @@ class Receiver:
     def _check_signature(self, raw: RawEnvelope, neighbour: NodeId, now: Now, is_known: bool) -> None:
         if not self._budget.take(neighbour, now.mono_ms, known=is_known):
             raise _Drop(DropReason.VERIFY_BUDGET)
-        if verify_envelope(raw, self._net_id, self._verify):
+        if self._reader.is_signed(raw):
             return
         self._budget.charge_bad_signature(neighbour, now.mono_ms)
         if neighbour in self.bad_signatures or len(self.bad_signatures) < MAX_NEIGHBOURS:
@@ -191,9 +190,8 @@ class Receiver:
         if not settled and not self._rates.take_as_newcomer(raw.kind, now.mono_ms):
             raise _Drop(DropReason.NEWCOMERS)
 
-    @staticmethod
-    def _message(raw: RawEnvelope) -> EnvelopeMessage:
-        message = decode_envelope(raw)
+    def _message(self, raw: RawEnvelope) -> EnvelopeMessage:
+        message = self._reader.message(raw)
         if len(raw.data) > envelope_cap(message):  # a Request of a public one's size without a prompt
             raise _Drop(DropReason.OVERSIZE)
         check_author(message, raw.sender)

@@ -13,6 +13,7 @@ from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.attempt import Attempt
 from llama_gossip.protocol.events import Submit
 from llama_gossip.protocol.messages import IdsPrompt, NodeId, RequestId
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Prefix
 from llama_gossip.protocol.selection import Candidate, Want
 from llama_gossip.protocol.states import REQUEST_ENDS, REQUEST_MOVES, RequestState, RequestStep, move
@@ -45,7 +46,7 @@ def known_tokens(submit: Submit) -> int:
     return submit.prompt_tokens or max(1, prompt_bytes(prompt) // BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Spare:
     """A stream that stands ready while the live attempt is silent."""
 
@@ -53,7 +54,7 @@ class Spare:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seam:
     """Where the answer was torn. Told to the user once it is known how it held."""
 
@@ -91,6 +92,7 @@ class Request:
     call: int | None = None  # the topic is asked for it
     asking_since_ms: int | None = None
     answered: bool = False  # a round of Claims is over since then
+    held: bool = False  # its reader has no room: nothing new begins, and no silence counts
 
     @property
     def request_id(self) -> RequestId:
@@ -117,8 +119,8 @@ class Request:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way for it."""
-        return not self.ended and self.attempt is None and not self.dials
+        """Nothing is under way for it, and something might."""
+        return not self.ended and self.attempt is None and not self.dials and not self.held
 
     def step(self, step: RequestStep) -> None:
         self.state = move(REQUEST_MOVES, self.state, step)

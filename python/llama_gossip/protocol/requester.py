@@ -11,17 +11,14 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from llama_gossip.errors import ProtocolError, UsageError
-from llama_gossip.protocol import aftermath
+from llama_gossip.protocol import aftermath, told
 from llama_gossip.protocol.assignment import assign_of, encoded, extended_deadline
 from llama_gossip.protocol.attempt import Attempt, Awake, Completed, Ended, Got, How, News, Slow, Taken
 from llama_gossip.protocol.connector import NOT_ADMITTED, Connector
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import (
     Accepted,
-    DeliverTokens,
     Failed,
-    FailedOver,
-    Finished,
     FinishStream,
     ResetStream,
     Retried,
@@ -92,6 +89,27 @@ class Requester:
         request = self._requests.get(event.request_id)
         if request is not None and not request.ended:
             self._end(request, Why("cancelled", event.reason, "", tuple(request.trail)))
+
+    def hold(self, request_id: RequestId) -> None:
+        """Its reader has no room for more."""
+        request = self._requests.get(request_id)
+        if request is None or request.ended:
+            return
+        request.held = True
+        self._desk.count("requests_held")
+        self.connector.stop(request)
+        self._solicitor.leave(request)
+        if request.attempt is not None:
+            request.attempt.pause()
+
+    def read_on(self, request_id: RequestId) -> None:
+        request = self._requests.get(request_id)
+        if request is None or request.ended:
+            return
+        request.held = False
+        if request.attempt is not None:
+            request.attempt.read_on()
+        self._next(request)
 
     def goodbye(self, reason: str) -> None:
         for request in list(self._requests.values()):
@@ -238,20 +256,10 @@ class Requester:
         if request.delivered == 0:
             self._ledger.first_token(attempt.worker, self._desk.now.mono_ms - attempt.sent_mono_ms)
         self._mend(request, attempt)
-        request.prefix.add(token, attempt.maker(), attempt.seam)
+        request.prefix.add(token, attempt.maker, attempt.seam)
         request.last_token_mono_ms = self._desk.now.mono_ms
         self._desk.count("tokens_received", len(token.texts))
-        self._desk.emit(
-            DeliverTokens(
-                request.request_id,
-                token.index,
-                token.token_ids,
-                token.texts,
-                token.logprobs,
-                attempt.worker,
-                attempt.number,
-            )
-        )
+        self._desk.emit(told.tokens(attempt, token))
 
     def _mend(self, request: Request, attempt: Attempt) -> None:
         """The answer goes on behind the seam, and the user hears how."""
@@ -259,18 +267,8 @@ class Requester:
         if seam is None or attempt.seam is None:
             return
         self._desk.count(f"failovers_{attempt.seam.word}")
-        self._desk.emit(
-            FailedOver(
-                request_id=request.request_id,
-                attempt=attempt.number,
-                from_worker=seam.from_worker,
-                to_worker=attempt.worker,
-                index=attempt.first_index,
-                gap_ms=self._desk.now.mono_ms - request.last_token_mono_ms,
-                resume=attempt.seam,
-                reason=seam.reason,
-            )
-        )
+        gap_ms = self._desk.now.mono_ms - request.last_token_mono_ms
+        self._desk.emit(told.mended(attempt, seam, attempt.seam, gap_ms))
 
     def _completed(self, request: Request, attempt: Attempt, complete: Complete) -> None:
         request.step(RequestStep.COMPLETE)
@@ -279,6 +277,7 @@ class Requester:
         slots = attempt.candidate.capacity.max_concurrent
         self._ledger.success(attempt.worker, attempt.tokens_per_s(), slots)
         self._finder.answered(request, attempt.worker)
+        attempt.read_on()  # to the end of its stream
         self._release_attempt(request, attempt)
         request.closing = attempt.stream
         self._by_stream[attempt.stream] = request
@@ -287,21 +286,7 @@ class Requester:
         self._desk.emit(FinishStream(attempt.stream))
         self._desk.count("requests_done")
         self._book.end(request.request_id)
-        self._desk.emit(
-            Finished(
-                request_id=request.request_id,
-                finish_reason=complete.finish_reason,
-                total_tokens=complete.total_tokens,
-                prompt_tokens=complete.prompt_tokens,
-                duration_secs=complete.duration_secs,
-                worker=attempt.worker,
-                attempt=attempt.number,
-                model=attempt.assign.model,
-                model_digest=complete.model_digest,
-                text_digest=complete.text_digest,
-                delivery=attempt.plane,
-            )
-        )
+        self._desk.emit(told.finished(attempt, complete))
 
     def _failed(self, request: Request, attempt: Attempt, ended: Ended) -> None:
         self._desk.count(f"attempts_{ended.how.name.lower()}")

@@ -12,6 +12,7 @@ from enum import IntEnum
 from hashlib import blake2b
 
 from llama_gossip.protocol.messages import ModelOffer, NumericsClass, PromptFacts, Resume, Token
+from llama_gossip.protocol.record import record
 
 REPEATABLE = (NumericsClass.EXACT, NumericsClass.FP32)  # equal inputs give equal tokens on another worker
 
@@ -28,7 +29,7 @@ class ResumeClass(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Maker:
     """What a worker computes with."""
 
@@ -57,7 +58,7 @@ def class_between(first: Maker, second: Maker) -> ResumeClass:
     return ResumeClass.EXACT if repeatable and same_numerics and same_prompt else ResumeClass.IDS
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Continuation:
     """How an answer that has begun may go on."""
 

@@ -16,6 +16,7 @@ from llama_gossip.protocol.affinity import AFFINITY_FACTOR
 from llama_gossip.protocol.events import Now
 from llama_gossip.protocol.ledger import Ledger, Record
 from llama_gossip.protocol.messages import Capacity, ModelOffer, NodeId, NodeState
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.resumption import Continuation, ResumeClass
 from llama_gossip.protocol.roster import Peer
 from llama_gossip.protocol.streams import Plane
@@ -41,7 +42,7 @@ class Unfit(StrEnum):
     RESUME = "resume"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Want:
     """What a request asks of a worker."""
 
@@ -57,7 +58,7 @@ class Want:
         return None if self.continuation is None else self.continuation.promised(offer)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Candidate:
     node_id: NodeId
     boot: int
@@ -147,7 +148,7 @@ def offer_for(models: tuple[ModelOffer, ...], want: Want) -> ModelOffer | tuple[
     return max(fit, key=going_on.promised)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Chooser:
     """Draws one of the candidates."""
 
@@ -168,7 +169,7 @@ class Chooser:
         """`barred`: what this one request must not try again or is trying already. holder: who holds its
         conversation."""
         pool = [c for c in candidates if not barred(c.node_id) and self.available(c, now)]
-        awake = [c for c in pool if self.ledger.peek(c.node_id).cooldown_until_ms <= now.mono_ms]
+        awake = [c for c in pool if not self.ledger.cools(c.node_id, now.mono_ms)]
         pool = _most_exact(awake or pool, want)  # if everyone is on cooldown, cooldowns are ignored
         if len(pool) < 2:
             return pool[0] if pool else None

@@ -78,43 +78,45 @@ def unpack_payload(payload: bytes, max_array: int) -> tuple[object, ...]:
 
 def check_structure(data: bytes, max_array: int) -> None:
     """Raises ProtocolError unless `data` is exactly one msgpack value within the limits."""
-    end = len(data)
+    try:
+        end = _end_of_value(data, max_array)
+    except IndexError:  # an element, or the length of one, begins behind the end
+        raise malformed("truncated") from None
+    if end != len(data):
+        raise malformed("truncated" if end > len(data) else "bytes after the value")
+
+
+def _end_of_value(data: bytes, max_array: int) -> int:
+    """Where the value ends that begins `data`: behind the end of it where the last element is cut."""
     position = 0
     left = 1  # elements still to come in the innermost open array
     outer: list[int] = []  # the same of the arrays around it
     while True:
-        while left == 0:
-            if not outer:
-                if position != end:
-                    raise malformed("truncated" if position > end else "bytes after the value")
-                return
-            left = outer.pop()
-        if position >= end:
-            raise malformed("truncated")
-        left -= 1
-        size = _SIZES[data[position]]
-        if size > 0:
-            position += size
-        elif size == _VARIABLE:
-            position = _after_length(data, position)
-        elif size == _ARRAY:
-            outer.append(left)
-            left, position = _array_header(data, position)
-            if left > max_array:
-                raise malformed(f"an array of {left} elements")
-            if len(outer) > MAX_DEPTH:
-                raise malformed(f"nested deeper than {MAX_DEPTH}")
-            while left >= _RUN and (run := _INT_RUN.match(data, position)):
-                left -= _RUN
-                position = run.end()
-        else:
-            raise malformed("a map or an extension type")
-
-
-def _after_length(data: bytes, position: int) -> int:
-    start = position + 1
-    body = start + _LENGTH_BYTES[data[position]]
-    return body + int.from_bytes(data[start:body], "big")
+        while left:
+            left -= 1
+            byte = data[position]
+            size = _SIZES[byte]
+            if size > 0:
+                position += size
+            elif size == _VARIABLE:
+                start = position + 1
+                body = start + _LENGTH_BYTES[byte]
+                position = body + int.from_bytes(data[start:body], "big")
+            elif size == _ARRAY:
+                outer.append(left)
+                left, position = _array_header(data, position)
+                if left > max_array:
+                    raise malformed(f"an array of {left} elements")
+                if len(outer) > MAX_DEPTH:
+                    raise malformed(f"nested deeper than {MAX_DEPTH}")
+                while left >= _RUN and (run := _INT_RUN.match(data, position)):
+                    left -= _RUN
+                    position = run.end()
+            else:
+                raise malformed("a map or an extension type")
+        if not outer:
+            return position
+        left = outer.pop()
 
 
 def _array_header(data: bytes, position: int) -> tuple[int, int]:

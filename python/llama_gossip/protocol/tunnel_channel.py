@@ -24,6 +24,7 @@ from llama_gossip.protocol.frames import (
 )
 from llama_gossip.protocol.limits import LENGTH_PREFIX_BYTES, MAX_FRAME_BYTES
 from llama_gossip.protocol.messages import Ack, Assign, Kind, NodeId, Packet, RequestId, Seal
+from llama_gossip.protocol.record import record
 from llama_gossip.protocol.seal import SealKeys
 from llama_gossip.protocol.tunnel_body import ROOM_BYTES
 from llama_gossip.protocol.tunnel_repair import Order, Outbox
@@ -34,7 +35,7 @@ _ENVELOPE = 0x95  # the first byte of an Assign; a frame begins with 0x93
 _LONG_AGO = -(10**9)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Loose:
     """A frame out of a Packet, its signature checked, its place not."""
 

@@ -60,6 +60,8 @@ class Sender:
 
     def flush(self) -> list[Channel]:
         """The channels that have sent."""
+        if not self._dirty:
+            return []
         dirty, self._dirty = self._dirty, {}
         return [channel for channel in dirty.values() if self._flush(channel)]
 

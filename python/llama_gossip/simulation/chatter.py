@@ -10,11 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import decode_envelope, split_envelope
-from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import Claim, Kind, NodeId, Request, RequestId
 from llama_gossip.simulation.clock import Clock
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import message_of
 
 ROUND_GAP_MS = 500
 REQUESTS_BURST, REQUESTS_PER_S = 10, 2
@@ -39,7 +38,7 @@ class Chatter:
         if data[2] not in (Kind.REQUEST, Kind.CLAIM):
             return
         life = (node.place, node.life)
-        match decode_envelope(split_envelope(data, MAX_TOPIC_BYTES)):
+        match message_of(data):
             case Request() as request:
                 self._requested(node, life, request)
             case Claim() as claim:
@@ -52,7 +51,7 @@ class Chatter:
         if data[2] not in (Kind.REQUEST, Kind.CLAIM):
             return
         life = (node.place, node.life)
-        match decode_envelope(split_envelope(data, MAX_TOPIC_BYTES)):
+        match message_of(data):
             case Request() as request:
                 key = (life, request.requester, request.request_id)
                 self._open[key] += 1

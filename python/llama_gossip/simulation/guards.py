@@ -6,11 +6,11 @@ The law: they look and never touch; what they read of the core is named here and
 from __future__ import annotations
 
 import random
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, TypeAlias
+from functools import cache
+from typing import TypeAlias
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.affinity import MAX_CONVERSATIONS
@@ -37,6 +37,8 @@ _TIMERS_OWN = 8  # presence, roster, sweep
 # back to what is walked anyway.
 _SILENT = frozenset({"counters", "dropped", "accepted", "bad_signatures", "_rates", "_budget", "_skew"})
 _SILENT_TYPES = ("function", "method", "builtin_function_or_method", "partial")
+_ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+_NONE: Mapping[str, object] = {}
 
 
 Guard: TypeAlias = Callable[[Core], str]  # what is wrong, "" when nothing is
@@ -45,75 +47,90 @@ Guard: TypeAlias = Callable[[Core], str]  # what is wrong, "" when nothing is
 def fingerprint(core: Core, mono_ms: int) -> int:
     """Of everything that the core could act on. Equal before and after what must change nothing."""
     walk = _Walk(mono_ms)
-    return hash(tuple(walk.of(core)))
+    walk.see(core)
+    return hash(tuple(walk.found))
 
 
 class _Walk:
+    """Lists what a value is made of, in order."""
+
     def __init__(self, mono_ms: int) -> None:
+        self.found: list[object] = []
         self._mono_ms = mono_ms
         self._seen: dict[int, int] = {}
 
-    def of(self, value: object) -> Iterator[object]:
+    def see(self, value: object) -> None:
+        if type(value) in _ATOMS:  # most are
+            self.found.append(value)
+            return
         match value:
-            case None | bool() | int() | float() | str() | bytes():
-                yield value
+            case int() | float() | str() | bytes():
+                self.found.append(value)
             case Enum():
-                yield value.name
-            case random.Random():
-                yield hash(value.getstate())
-            case dict() | OrderedDict() | Counter():
-                yield from self._mapping(value)
-            case tuple() | list():
-                yield len(value)
-                for element in value:
-                    yield from self.of(element)
-            case set() | frozenset():
-                yield len(value)
-                yield hash(frozenset(hash(tuple(self.of(element))) for element in value))
+                self.found.append(value.name)
             case bytearray():
-                yield bytes(value)
+                self.found.append(bytes(value))
+            case tuple() | list() | deque():
+                self.found.append(len(value))
+                for element in value:
+                    self.see(element)
+            case dict():
+                self.found.append(len(value))
+                for key, element in value.items():
+                    self.see(key)
+                    self.see(element)
+            case set() | frozenset():
+                self.found.append(len(value))
+                self.found.append(hash(frozenset(self._alone(element) for element in value)))
             case _:
-                yield from self._object(value)
+                self._object(value)
 
-    def _mapping(self, value: dict[Any, Any]) -> Iterator[object]:
-        yield len(value)
-        for key, element in value.items():
-            yield from self.of(key)
-            yield from self.of(element)
+    def _alone(self, element: object) -> int:
+        """A set has no order: each of its elements is told by itself."""
+        around, self.found = self.found, []
+        self.see(element)
+        alone, self.found = self.found, around
+        return hash(tuple(alone))
 
-    def _object(self, value: object) -> Iterator[object]:
-        name = type(value).__name__
-        if id(value) in self._seen:
-            yield self._seen[id(value)]
+    def _object(self, value: object) -> None:
+        known = self._seen.get(id(value))
+        if known is not None:
+            self.found.append(known)
             return
         self._seen[id(value)] = len(self._seen)
-        yield name
-        if name in _SILENT_TYPES:
-            return
-        if name == "ReplayWindows":
-            yield from self._windows(value)
-            return
-        for field_name, element in _attributes(value):
-            if field_name not in _SILENT:
-                yield from self.of(element)
+        name = type(value).__name__
+        self.found.append(name)
+        if isinstance(value, random.Random):
+            self.found.append(hash(value.getstate()))
+        elif name == "ReplayWindows":
+            self._windows(value)
+        elif name not in _SILENT_TYPES:
+            self._attributes(value)
 
-    def _windows(self, windows: object) -> Iterator[object]:
+    def _attributes(self, value: object) -> None:
+        for name, element in getattr(value, "__dict__", _NONE).items():
+            if name not in _SILENT:
+                self.see(element)
+        kind: type = type(value)
+        for name in _slots(kind):
+            self.see(getattr(value, name, None))
+
+    def _windows(self, windows: object) -> None:
         """What has expired counts as gone: looking up is allowed to drop it."""
         for signer, window in windows._windows.items():  # type: ignore[attr-defined]
             if self._mono_ms - window.last_mono_ms < FORGET_SIGNER_MS:
-                yield signer
-                yield from self.of((window.boot, window.highest, window.bits, window.last_mono_ms))
+                self.found.append(signer)
+                self.see((window.boot, window.highest, window.bits, window.last_mono_ms))
 
 
-def _attributes(value: object) -> list[tuple[str, object]]:
-    if is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in fields(value)]
-    named = list(getattr(value, "__dict__", {}).items())
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        names = (slots,) if isinstance(slots, str) else slots
-        named.extend((name, getattr(value, name)) for name in names if hasattr(value, name))
-    return named
+@cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of its slots that mean anything."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        found.extend((slots,) if isinstance(slots, str) else slots)
+    return tuple(name for name in found if name not in _SILENT)
 
 
 # --- I8 ------------------------------------------------------------------------------------------------
@@ -159,7 +176,7 @@ def unfinished(core: Core) -> str:
         ("jobs", len(worker.jobs)),
         ("running jobs", worker.jobs.queue.running),
         ("queued jobs", worker.jobs.queue.queued),
-        ("inbound streams", sum(not _closes_soon(inbound) for inbound in worker._inbound.values())),
+        ("inbound streams", sum(not _closes_soon(core, inbound) for inbound in worker._inbound.values())),
         ("live channels", core._tunnel.live),
         ("askers of the topic", sum(len(c.members) for c in requester._solicitor._calls.values())),
         ("claims that wait", len(core._claimer)),
@@ -170,9 +187,11 @@ def unfinished(core: Core) -> str:
     return ""
 
 
-def _closes_soon(inbound: Inbound) -> bool:
-    """A refused attempt over the topic, which its requester may repeat until shortly before the end."""
-    return inbound.refused and is_virtual(inbound.stream)
+def _closes_soon(core: Core, inbound: Inbound) -> bool:
+    """A refused attempt over the topic, which its requester may repeat until shortly before the end; or a
+    stranger's stream of just now, which has seconds to bring an Assign."""
+    is_young = core._desk.agenda.due_of(("inbound", inbound.stream, "first")) is not None
+    return is_young or (inbound.refused and is_virtual(inbound.stream))
 
 
 # --- I15 -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ Key = tuple[NodeId, RequestId]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    oracle: str  # I1 … I16
+    oracle: str  # I1 … I17
     at_ms: int
     what: str
 
@@ -30,6 +30,7 @@ class Story:
     submit: ev.Submit
     at_ms: int
     delivered: int = 0
+    made: int = 0  # tokens from the answer's start on, while they were wanted
     texts: list[str] = field(default_factory=list)
     attempt: int = 0  # of the newest tokens
     assigns: dict[int, Assign] = field(default_factory=dict)
@@ -82,3 +83,4 @@ class Work:
     cancelled_ms: int | None = None  # the core has told the engine to stop
     worker_paused_ms: int = 0  # at the start
     requester_paused_ms: int = 0
+    worker_set_back_ms: int = 0  # its wall clock, which tells whether an Assign over gossip is in time

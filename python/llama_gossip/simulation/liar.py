@@ -14,7 +14,7 @@ from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.codec import decode_payload
 from llama_gossip.protocol.envelope import Signer, Verifier
 from llama_gossip.protocol.frames import FrameWriter, ItemSplitter, open_assign
-from llama_gossip.protocol.limits import MAX_FRAME_BYTES
+from llama_gossip.protocol.limits import MAX_FRAME_BYTES, MAX_TOKEN_ARRAY
 from llama_gossip.protocol.messages import (
     Complete,
     FinishReason,
@@ -52,8 +52,8 @@ Attempted = tuple[RequestId, int]
 
 
 @dataclass(slots=True)
-class _Ear:
-    """What is known of one stream."""
+class Ear:
+    """What is known of one stream, or of one attempt over gossip."""
 
     hears: ItemSplitter = field(default_factory=ItemSplitter)
     says: ItemSplitter = field(default_factory=lambda: ItemSplitter(MAX_FRAME_BYTES))
@@ -78,13 +78,13 @@ class Liar:
         self._net_id = net_id
         self._verify = verify
         self._share = share
-        self._ears: dict[int, _Ear] = {}
+        self._ears: dict[int, Ear] = {}
 
     def hear(self, stream: int, data: bytes) -> None:
         """What a requester sends it."""
         ear = self._ears.get(stream)
         if ear is None:
-            ear = self._ears[stream] = _Ear(lie=self._rng.choice(_PASSING) if self.mixed else self.lie)
+            ear = self._ears[stream] = Ear(lie=self._draw())
         if ear.writer is not None:
             return
         try:
@@ -96,26 +96,37 @@ class Liar:
         except ProtocolError:
             return
 
+    def ear(self, context: bytes, attempt: Attempted, start_n: int) -> Ear:
+        """Of an attempt that it knows to the last key; start_n: of its own next frame."""
+        writer = FrameWriter(context, self._signer, start_n)
+        return Ear(writer=writer, attempt=attempt, lie=self._draw())
+
+    def _draw(self) -> Lie:
+        return self._rng.choice(_PASSING) if self.mixed else self.lie
+
     def say(self, stream: int, data: bytes) -> tuple[list[bytes], bool]:
         """What goes out in the place of `data`, and whether the stream is finished after it."""
         ear = self._ears.get(stream)
         if ear is None or ear.writer is None:
             return [data], False
+        return [said for item in ear.says.feed(data) for said in self.instead(ear, item)], ear.finish
+
+    def instead(self, ear: Ear, item: bytes) -> list[bytes]:
+        """What it says in the place of one frame, with prefixes."""
+        if ear.finish or ear.lie is Lie.BLACK_HOLE or ear.writer is None:
+            self.lies += 1
+            return []
+        outer = OuterArray(item, elements=3)
+        kind, payload = Kind(outer.uint8()), outer.binary()
+        frame = decode_payload(kind, payload)
         out: list[bytes] = []
-        for item in ear.says.feed(data):
-            if ear.finish or ear.lie is Lie.BLACK_HOLE:
-                self.lies += 1
-                continue
-            outer = OuterArray(item, elements=3)
-            kind, payload = Kind(outer.uint8()), outer.binary()
-            frame = decode_payload(kind, payload)
-            for said in self._twist(ear, frame):  # type: ignore[arg-type]  # a stream carries frames
-                encoded = ear.writer.encode(said)
-                if ear.lie is Lie.SIGNATURE and not ear.lied and isinstance(said, Token):
-                    self._spoil(ear)
-                    encoded = encoded[:-1] + bytes((encoded[-1] ^ 1,))
-                out.append(encoded)
-        return out, ear.finish
+        for said in self._twist(ear, frame):  # type: ignore[arg-type]  # an attempt carries frames
+            encoded = ear.writer.encode(said)
+            if ear.lie is Lie.SIGNATURE and not ear.lied and isinstance(said, Token):
+                self._spoil(ear)
+                encoded = encoded[:-1] + bytes((encoded[-1] ^ 1,))
+            out.append(encoded)
+        return out
 
     def keeps(self, stream: int) -> bool:
         """It says nothing more there, not even that this is the end."""
@@ -135,7 +146,7 @@ class Liar:
         assert writer is not None
         return writer.encode(Progress(0, Phase.DECODE, 1, 0))
 
-    def _twist(self, ear: _Ear, frame: Frame) -> list[Frame]:
+    def _twist(self, ear: Ear, frame: Frame) -> list[Frame]:
         twisted = self._lie(ear, frame) if not ear.lied and self._rng.random() < self._share else None
         if twisted is None:
             return (
@@ -144,13 +155,13 @@ class Liar:
         self._spoil(ear)
         return twisted
 
-    def _spoil(self, ear: _Ear) -> None:
+    def _spoil(self, ear: Ear) -> None:
         ear.lied = True
         self.lies += 1
         if ear.attempt is not None:
             self.spoilt.add(ear.attempt)
 
-    def _lie(self, ear: _Ear, frame: Frame) -> list[Frame] | None:
+    def _lie(self, ear: Ear, frame: Frame) -> list[Frame] | None:
         """None: nothing to lie about yet."""
         match ear.lie, frame:
             case Lie.STALL, Token():
@@ -176,6 +187,7 @@ class Liar:
                 ear.writer.next_n += 1
                 return [frame]
             case Lie.LONG, Complete():
-                return [Token(0, frame.total_tokens + i, (1,), ("x",)) for i in range(1_024)]
+                starts = range(frame.total_tokens, frame.total_tokens + 1_024, MAX_TOKEN_ARRAY)
+                return [Token(0, n, (1,) * MAX_TOKEN_ARRAY, ("x",) * MAX_TOKEN_ARRAY) for n in starts]
             case _:
                 return None

@@ -31,7 +31,7 @@ class Run:
     job: int
     answer: WholeAnswer
     index: int  # of the next token
-    counted: Callable[[], bool]  # somebody honest is there to get it; the lease bounds the rest
+    made: Callable[[int, int], None]  # told which tokens: from, and up to
     fail_at: int | None = None
     ended: bool = False
 
@@ -58,7 +58,6 @@ class Machine:
         self._hung_at_ms = 0
         self._work_since_ms = 0
         self.failing = 0.0  # share of the jobs that fail
-        self.tokens_made = 0  # for honest requesters that live
         self.runs: dict[int, Run] = {}
         self.on_end: Callable[[int], None] = lambda job: None
         self._clock = clock
@@ -77,10 +76,10 @@ class Machine:
         speed = self.step_tokens * 1_000 / self.step_ms
         return Capacity("simulation", "cpu", models, self.slots, 0, 0, 0, speed, 1 << 30)
 
-    def start(self, job: ef.StartJob, *, counted: Callable[[], bool]) -> None:
+    def start(self, job: ef.StartJob, *, made: Callable[[int, int], None]) -> None:
         answer = answer_to(job.prompt, job.config.seed, job.config.max_tokens)
         resume = job.resume
-        run = Run(job.job, answer, 0 if resume is None else resume.from_index, counted)
+        run = Run(job.job, answer, 0 if resume is None else resume.from_index, made)
         if not self.runs:
             self._work_since_ms = self._clock.now_ms
         self.runs[job.job] = run
@@ -168,8 +167,7 @@ class Machine:
             self._done(run)
             return
         run.index = end = min(index + self.step_tokens, len(answer.texts))
-        if run.counted():
-            self.tokens_made += end - index
+        run.made(index, end)
         self._tell(ev.EngineTokens(run.job, index, answer.ids[index:end], answer.texts[index:end]))
         if end >= len(answer.texts) and run.fail_at is None:
             self._done(run)

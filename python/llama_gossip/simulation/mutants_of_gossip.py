@@ -26,8 +26,8 @@ OF_GOSSIP: tuple[Mutant, ...] = (
     _mutant(
         "envelope_signature",
         "receive",
-        "if verify_envelope(raw, self._net_id, self._verify):",
-        "if verify_envelope(raw, self._net_id, self._verify) or True:",
+        "if self._reader.is_signed(raw):",
+        "if self._reader.is_signed(raw) or True:",
         rule="gossip is signed by its author",
         oracle="I6",
     ),

@@ -118,8 +118,8 @@ OF_REQUESTERS: tuple[Mutant, ...] = (
     _mutant(
         "accept_timer",
         "attempt",
-        '        desk.after(self._key("accept"), desk.timers.accept_timeout_ms(sent_bytes, self.plane))',
-        "        pass",
+        '        self._after("accept", self._accept_ms)\n\n    def _key',
+        "\n    def _key",
         rule="a worker that does not answer is left",
         oracle="I11",
         focus=("liar",),
@@ -127,11 +127,19 @@ OF_REQUESTERS: tuple[Mutant, ...] = (
     _mutant(
         "advance_timer",
         "attempt",
-        '        self._desk.after(self._key("advance"), limit_ms)',
+        '        self._after("advance", limit_ms)',
         "        pass",
         rule="a worker that makes no headway is left",
         oracle="I11",
         focus=("liar",),
+    ),
+    _mutant(
+        "read_on",
+        "requester",
+        "            request.attempt.read_on()",
+        "            pass",
+        rule="an answer goes on when its reader does",
+        oracle="I11",
     ),
     _mutant(
         "deadline",

@@ -15,6 +15,23 @@ OF_SOLICITING: tuple[Mutant, ...] = (
         oracle="I9",
         focus=("liar",),
     ),
+    _mutant(
+        "second_chance",
+        "finder",
+        "        failed = self._failed(request, found)\n",
+        "        failed: set[NodeId] = set()\n",
+        rule="who has failed is asked again only once the topic was asked for somebody better",
+        oracle="I11",  # in one seed of some hundred
+    ),
+    # --- conversations ---
+    _mutant(
+        "goes_home",
+        "selection",
+        "        return kept if self.score_ms(kept, want, now) <= AFFINITY_FACTOR * best_ms else None",
+        "        return None",
+        rule="the next turn of a conversation goes to the worker that holds it",
+        oracle="I17",
+    ),
     # --- Requests ---
     _mutant(
         "request_gap",
@@ -52,7 +69,24 @@ OF_SOLICITING: tuple[Mutant, ...] = (
         oracle="I7",
         focus=("crash",),
     ),
+    _mutant(
+        "topic_first",
+        "finder",
+        "        if request.public and not request.answered:  # the topic is asked first",
+        "        if False:",
+        rule="nobody is assigned what is public before the topic was asked for it",
+        oracle="I17",
+    ),
     # --- Claims ---
+    _mutant(
+        "offer_window",
+        "solicitor",
+        "        soon = self._desk.now.mono_ms + self._desk.timers.offer_window_ms",
+        "        soon = self._desk.now.mono_ms",
+        rule="after the first Claim others have 150 ms to be better",
+        oracle="I17",
+        focus=("loss", "reorder"),
+    ),
     _mutant(
         "claims_count",
         "solicitor",

@@ -59,6 +59,15 @@ OF_WORKERS: tuple[Mutant, ...] = (
         oracle="I5",
     ),
     _mutant(
+        "gone_requester",
+        "jobs",
+        "            if (head.boot, head.seq) < order and job.state is not JobState.DRAINING:",
+        "            if False:",
+        rule="a requester that says goodbye or starts anew has no lease",
+        oracle="I5",
+        focus=("leave",),
+    ),
+    _mutant(
         "stop_of_the_engine",
         "jobs",
         "            job.ending = reason\n            self._stop_engine(job, reason)",

@@ -31,8 +31,8 @@ _KEPT = frozenset(
         for name in ("mutant", "mutants", *_LISTS, "mutation", "parallel", "scenario", "faults", "__main__")
     }
 )
-# Shares that are none where nothing at all goes wrong.
-_NOT_CALM = ("cancel_share", "hurried_share", "open_share", "gossip_share", "public_share")
+# Shares that are none where nothing at all goes wrong, and each question is as plain as the next.
+_NOT_CALM = ("cancel_share", "hurried_share", "open_share", "gossip_share", "public_share", "turn_share")
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
 
 

@@ -1,7 +1,8 @@
 """Oracles: the invariants of PROTOCOL section 10 as code. They see the history and nothing of the core.
 
 The law: an oracle speaks only of what was promised, and every one of them can fail: a test breaks a history
-for each. I6, I8, I13, I14 and I15 are asked where their evidence is (guards.py, world.py, campaign.py).
+for each. I6, I8, I13, I14, I15 and I17 are asked where their evidence is (guards.py, world.py, campaign.py,
+conversations.py, offers.py).
 
     user      I1 indices · I2 segments · I3 one end · I4 digest · I16 the fault-free text · I11 liveness
     work      I5 one generator · I7 slots · I9 waste · I10 only by a live Assign
@@ -18,9 +19,8 @@ from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import Assign, NodeId
 from llama_gossip.protocol.request import MAX_ATTEMPTS, MAX_STRIKES
 from llama_gossip.simulation.history import Key, Story, Violation, Work
+from llama_gossip.simulation.waste import Waste
 
-WASTE_SEED = 1.35  # generated / needed tokens of one seed
-WASTE_SLACK_TOKENS = 400  # in a seed with few tokens a single lost answer is a large share
 ASSIGNS_AT_ONCE = 24  # of one request, and then
 ASSIGNS_PER_S = 5.0  # what the shortest retry_after allows
 ANNOUNCE_GAP_MS = 500  # never two Announces of a node within it
@@ -56,8 +56,7 @@ class Oracles:
         self.foreign: dict[tuple[Key, int], Assign] = {}  # good Assigns of strangers
         self.started: set[tuple[Key, int]] = set()
         self.let_go: set[tuple[NodeId, int, int]] = set()
-        self.tokens_made = 0  # by honest workers
-        self.tokens_needed = 0  # of these, what somebody got
+        self.waste = Waste()
         self.failovers = 0
         self.attempts = 0
         self._failover = failover
@@ -126,8 +125,6 @@ class Oracles:
         story.delivered += len(tokens.texts)
         if self._lied(tokens.worker):
             story.tainted = True
-        else:
-            self.tokens_needed += len(tokens.texts)
         if story.delivered > story.submit.config.max_tokens:
             self.blame("I1", now_ms, f"{story.name}: {story.delivered} tokens, more than were asked for")
         story.texts.extend(tokens.texts)
@@ -230,7 +227,7 @@ class Oracles:
         if not 0 < running <= slots:
             self.blame("I7", now_ms, f"{running} jobs in {slots} slots")
         story = self.stories.get(work.key)
-        assign = story.assigns.get(work.attempt) if story else self.foreign.get((work.key, work.attempt))
+        assign = self._assign_of(work)
         if assign is None or assign.worker != work.worker or assign.worker_boot != boot:
             self.blame("I10", now_ms, "work without an Assign that names this worker and its boot")
         if (work.key, work.attempt) in self.started:
@@ -265,6 +262,20 @@ class Oracles:
             self.blame("I5", now_ms, "a requester is gone and its work goes on")
         self.let_go.add((worker, life, job))
 
+    def requester_gone(
+        self, worker: NodeId, life: int, requester: NodeId, order: tuple[int, int], now_ms: int
+    ) -> None:
+        """I5: a worker has heard that the process which signed what came before (boot, seq) has ended."""
+        for work in self.works.values():
+            if work.cancelled_ms is None and (work.worker, work.life) == (worker, life):
+                assign = self._assign_of(work) if work.key[0] == requester else None
+                if assign is not None and (assign.head.boot, assign.head.seq) < order:
+                    self.blame("I5", now_ms, "a requester has said that it is gone and its work goes on")
+
+    def _assign_of(self, work: Work) -> Assign | None:
+        story = self.stories.get(work.key)
+        return story.assigns.get(work.attempt) if story else self.foreign.get((work.key, work.attempt))
+
     def work_ended(self, worker: NodeId, life: int, job: int, now_ms: int) -> None:
         work = self.works.pop((worker, life, job), None)
         if work is None:
@@ -280,7 +291,7 @@ class Oracles:
         extra_ms = self._disturbed(work, story, since)
         bound_ms = UNDISTURBED_LEASE_MS if extra_ms < 0 else DISTURBED_LEASE_MS + extra_ms
         if story is not None and work.attempt in story.by_gossip:
-            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms)
+            bound_ms = GOSSIP_LEASE_MS + max(0, extra_ms) + work.worker_set_back_ms
         if now_ms - max(since, work.start_ms if what != "begun" else since) > bound_ms:
             late_ms = now_ms - since
             self.blame("I5", now_ms, f"work of a fenced attempt {what} {late_ms} ms late, {bound_ms} allowed")
@@ -303,16 +314,15 @@ class Oracles:
 
     # --- the end ---
 
-    def finish(self, now_ms: int, *, healed_ms: int, rest_ms: int = AFTER_HEAL_MS) -> None:
-        """After quiescence. rest_ms: by when after the heal every request has ended."""
+    def finish(self, now_ms: int, *, healed_ms: int) -> None:
+        """After quiescence."""
         for story in self.stories.values():
             if not story.over:
                 what = f"{story.name} is open {now_ms - story.at_ms} ms after its submit"
                 self.blame("I3", now_ms, f"{what}, {now_ms - healed_ms} ms after the heal")
-            elif story.end is not None and story.end_ms > max(healed_ms, story.at_ms) + rest_ms:
+            elif story.end is not None and story.end_ms > max(healed_ms, story.at_ms) + AFTER_HEAL_MS:
                 self.blame("I11", now_ms, f"{story.name} ended {story.end_ms - healed_ms} ms after the heal")
         for work in self.works.values():
             self.blame("I7", now_ms, f"a slot is held since {work.start_ms} ms, attempt {work.attempt}")
-        made, needed = self.tokens_made, self.tokens_needed
-        if made > WASTE_SEED * needed + WASTE_SLACK_TOKENS:
-            self.blame("I9", now_ms, f"{made} tokens made, {needed} needed")
+        if self.waste.too_high:
+            self.blame("I9", now_ms, f"{self.waste.made} tokens made, {self.waste.needed} needed")

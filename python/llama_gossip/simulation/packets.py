@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol import effects as ef
-from llama_gossip.protocol.envelope import decode_envelope, split_envelope
-from llama_gossip.protocol.limits import KEY_BYTES, MAX_TOPIC_BYTES
-from llama_gossip.protocol.messages import Kind, NodeId, Packet, RequestId, Seal
+from llama_gossip.protocol.limits import KEY_BYTES
+from llama_gossip.protocol.messages import NodeId, Packet, RequestId, Seal
 from llama_gossip.protocol.seal import About, SealKeys
 from llama_gossip.protocol.streams import Visibility
 from llama_gossip.simulation import load
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import message_of, raw_of
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
@@ -52,7 +52,7 @@ class PacketWatch:
     def sees(self, node: Process, data: bytes) -> None:
         """A node's own broadcast of a Packet."""
         self.sent += 1
-        packet = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+        packet = message_of(data)
         assert isinstance(packet, Packet)
         if packet.seal is not None:
             if packet.body in self._bodies:
@@ -93,13 +93,12 @@ class PacketWatch:
             self._blame("I12", f"{node.name}: two Packets of one attempt within {since_ms} ms")
 
     def heard(self, node: Process, data: bytes) -> None:
-        """I6: what was acked once stays acked, whatever comes late. data: taken by the core."""
-        if data[2] != Kind.PACKET or node.core is None or data.find(node.node_id, KEY_BYTES) < 0:
+        """I6: what was acked once stays acked, whatever comes late. data: a Packet that it has taken."""
+        if node.core is None or data.find(node.node_id, KEY_BYTES) < 0:
             return
-        raw = split_envelope(data, MAX_TOPIC_BYTES)
-        packet = decode_envelope(raw)
+        packet = message_of(data)
         assert isinstance(packet, Packet)
-        channel = node.core._tunnel.find(raw.sender, packet)
+        channel = node.core._tunnel.find(raw_of(data).sender, packet)
         if channel is None:
             return
         key, base = (node.place, node.life, channel.stream), channel.outbox.base
@@ -116,6 +115,7 @@ class PacketWatch:
         channel = node.core._tunnel.find(packet.to, packet)
         if channel is not None and channel.assign is not None:
             oracles = self._world.oracles
+            self._world.stage.offers.assigned(node, channel.assign)
             oracles.assigned(node.node_id, channel.assign, self._world.clock.now_ms)
             story = oracles.stories.get((node.node_id, packet.request_id))
             if story is not None:

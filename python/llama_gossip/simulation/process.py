@@ -15,8 +15,7 @@ from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.core import Core
-from llama_gossip.protocol.envelope import Signer, Verifier
-from llama_gossip.protocol.messages import NodeId
+from llama_gossip.protocol.envelope import EnvelopeReader, Signer, Verifier
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.simulation.clock import WALL_ORIGIN_MS, Clock
 
@@ -51,6 +50,7 @@ class Process:
         rng: random.Random,
         signer: Signer,
         verify: Verifier,
+        reader: EnvelopeReader,
         net_id: bytes,
         around: Surroundings,
         policy: Policy,
@@ -58,6 +58,8 @@ class Process:
     ) -> None:
         self.place = place
         self.name = name
+        self.node_id = signer.node_id
+        self.signer = signer
         self.clock = clock
         self.life = 0
         self.lives = 0
@@ -72,13 +74,14 @@ class Process:
         self.healthy_since_ms = 0  # nothing was wrong with it since
         self.paused_ms = 0  # in all
         self.stepped_ms = -(10**9)  # the last step of its wall clock
+        self.set_back_ms = 0  # its wall clock, by all steps together: so much later may still be "in time"
         self.wake_at: int | None = None
         self.accepted: set[bytes] = set()  # gossip that this life's core took
         self.dials: dict[int, int] = {}  # dial → life
         self._paused_at_ms = 0
         self._rng = rng
-        self._signer = signer
         self._verify = verify
+        self._reader = reader
         self._net_id = net_id
         self._around = around
         self._policy = policy
@@ -86,17 +89,15 @@ class Process:
         self._waiting: deque[Callable[[], None]] = deque()
         self._gossip_waiting = 0
 
-    @property
-    def node_id(self) -> NodeId:
-        return self._signer.node_id
-
-    @property
-    def signer(self) -> Signer:
-        return self._signer
-
     def now(self) -> ev.Now:
         now_ms = self.clock.now_ms
         return ev.Now(now_ms, WALL_ORIGIN_MS + now_ms + self.skew_ms)
+
+    def set_clock(self, skew_ms: int) -> None:
+        """Its wall clock is put on or back."""
+        self.set_back_ms += max(0, self.skew_ms - skew_ms)
+        self.skew_ms = skew_ms
+        self.stepped_ms = self.clock.now_ms
 
     # --- lives ---
 
@@ -107,12 +108,13 @@ class Process:
         self.paused = False
         self.boot = max(self.now().wall_ms, self.boot + 1)  # as the identity keeps it on disk
         self.core = Core(
-            signer=self._signer,
+            signer=self.signer,
             net_id=self._net_id,
             boot=self.boot,
             node_name=self.name,
             rng=random.Random(self._rng.random()),
             verify=self._verify,
+            reader=self._reader,
             version="0.1.0",
             policy=self._policy,
             timers=self._timers,
@@ -191,13 +193,20 @@ class Process:
         if core is None:
             return
         if evil:
-            self._around.before_evil(self, event, evil)
+            self._hear_evil(core, event, evil)
+            return
+        before = core._receiver.accepted
+        self.feed(event)
+        if self.core is core:
+            self._around.heard(self, event, "", core._receiver.accepted > before)
+
+    def _hear_evil(self, core: Core, event: ev.GossipReceived, evil: str) -> None:
+        self._around.before_evil(self, event, evil)
         before, counters = core._receiver.accepted, core._desk.counters
         opened = counters["packets_opened"], counters["packets_seal"]
         self.feed(event)
         if self.core is core:
-            if evil:
-                self._around.opened(self, opened, evil)
+            self._around.opened(self, opened, evil)
             self._around.heard(self, event, evil, core._receiver.accepted > before)
 
     def tick(self, at_ms: int, life: int) -> None:

@@ -47,6 +47,7 @@ class Scenario:
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds
+    slow_reader_share: float = 0.04  # whose user stops reading for a while
     gossip_share: float = 0.03  # that may go by gossip only
     direct_share: float = 0.03  # that may not
     public_share: float = 0.015  # that everybody may read

@@ -16,17 +16,13 @@ _PERSON = b"lg1-simulation"
 
 
 class HashSigner:
-    __slots__ = ("_node_id",)
+    __slots__ = ("node_id",)
 
     def __init__(self, seed: bytes) -> None:
-        self._node_id = NodeId(blake2b(seed, digest_size=KEY_BYTES, person=_PERSON).digest())
-
-    @property
-    def node_id(self) -> NodeId:
-        return self._node_id
+        self.node_id = NodeId(blake2b(seed, digest_size=KEY_BYTES, person=_PERSON).digest())
 
     def sign(self, message: bytes) -> bytes:
-        return _signature(self._node_id, message)
+        return _signature(self.node_id, message)
 
 
 def _signature(node_id: NodeId, message: bytes) -> bytes:

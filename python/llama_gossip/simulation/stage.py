@@ -6,6 +6,8 @@ want to see of it goes to the oracles or to the witness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -17,8 +19,11 @@ from llama_gossip.protocol.messages import Assign, Kind, NodeId
 from llama_gossip.protocol.streams import Plane
 from llama_gossip.simulation import guards, load
 from llama_gossip.simulation.chatter import Chatter
-from llama_gossip.simulation.history import Work
+from llama_gossip.simulation.conversations import Conversations
+from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.liar import Liar
+from llama_gossip.simulation.liar_packets import LiarPackets
+from llama_gossip.simulation.offers import Offers
 from llama_gossip.simulation.packets import PacketWatch
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.shunning import Shunning
@@ -41,11 +46,15 @@ class Stage:
         self._witness: Witness = world.witness
         self._chatter = Chatter(self._blame, world.clock)
         self._shunning = Shunning(world)
+        self.conversations = Conversations(world)
+        self.offers = Offers(world)
         self.packets = PacketWatch(world)
+        self._liar_packets = LiarPackets(world)
         self._items = 0
         self._dials: dict[tuple[int, int, int], NodeId] = {}
 
     def perform(self, node: Process, effect: ef.Effect) -> None:
+        """The most frequent kinds stand first."""
         now_ms = self._world.clock.now_ms
         self.trace = crc32(b"%d %d %s" % (now_ms, node.place, type(effect).__name__.encode()), self.trace)
         match effect:
@@ -56,9 +65,16 @@ class Stage:
                 node.wake(at_ms)
             case ef.DeliverTokens() | ef.Accepted():
                 self._world.oracles.told(node.node_id, effect, now_ms)
+            case ef.Broadcast(data):
+                self.trace = crc32(data, self.trace)
+                self._broadcast(node, data)
+            case ef.FinishStream(stream):
+                if (end := self._own_end(node, stream)) is not None:
+                    self._world.wires.finish(end)
             case ef.Finished():
                 self._witness.must_be_let_go(node, effect.request_id, effect.attempt)
                 self._witness.finished(effect)
+                self.conversations.answered(node, effect)
                 self.packets.answers += effect.delivery is Plane.GOSSIP
                 self._world.oracles.told(node.node_id, effect, now_ms)
             case ef.Retried():
@@ -67,20 +83,20 @@ class Stage:
             case ef.Failed():
                 self._witness.failed(node, effect)
                 self._world.oracles.told(node.node_id, effect, now_ms)
-            case ef.Broadcast(data):
-                self.trace = crc32(data, self.trace)
-                self._broadcast(node, data)
             case ef.OpenStream(dial, worker, timeout_ms):
                 self._dial(node, dial, worker, timeout_ms)
             case ef.AbandonDial(dial):
                 self._dials.pop((node.place, node.life, dial), None)
-            case ef.FinishStream(stream):
-                if (end := self._own_end(node, stream)) is not None:
-                    self._world.wires.finish(end)
             case ef.ResetStream(stream, code):
                 if (end := self._own_end(node, stream)) is not None:
                     self._shunning.was_reset(end, code)
                     self._world.wires.reset(end, code)
+            case ef.PauseStream(stream):
+                if (end := self._end_of(node, stream)) is not None:
+                    self._world.wires.pause(end)
+            case ef.ResumeStream(stream):
+                if (end := self._end_of(node, stream)) is not None:
+                    self._world.wires.resume(end)
             case ef.JobAccepted():
                 self._witness.job_accepted(node, effect)
                 self._world.turns.accepted(
@@ -112,8 +128,14 @@ class Stage:
             self._world.oracles.announced(node.node_id, node.life, self._world.clock.now_ms)
         elif data[2] == Kind.PACKET:
             self.packets.sees(node, data)
+            if node.liar is not None:
+                said = self._liar_packets.say(node, node.liar, data)
+                if said is None:
+                    return
+                data = said
         else:
             self._chatter.said(node, data)
+            self.offers.said(node, data)
         self._world.topic.broadcast(node.place, data)
 
     def _write(self, node: Process, stream: int, data: bytes) -> None:
@@ -156,6 +178,7 @@ class Stage:
     def _assigned(self, node: Process, end: End, data: bytes) -> None:
         assign = decode_envelope(split_envelope(data[LENGTH_PREFIX_BYTES:], MAX_ASSIGN_BYTES))
         assert isinstance(assign, Assign)
+        self.offers.assigned(node, assign)
         self._world.oracles.assigned(node.node_id, assign, self._world.clock.now_ms)
         self._witness.attempt_ends[node.node_id, assign.request_id, assign.attempt] = end
         worker = self._world.by_id.get(assign.worker)
@@ -166,6 +189,7 @@ class Stage:
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
         self._shunning.dialled(node, worker, self._dials)
+        self.conversations.dialled(node, worker)
         self._dials[key] = worker
 
         def done(end: End | None, reason: str) -> None:
@@ -188,7 +212,7 @@ class Stage:
             return
         story = self._world.oracles.stories.get((start.requester, start.request_id))
         self._witness.turn_taken(node, start)
-        machine.start(start, counted=lambda: story is not None and not story.void)
+        machine.start(start, made=self._made_by(node, story, start.attempt))
         requester = self._world.by_id.get(start.requester)
         work = Work(
             worker=node.node_id,
@@ -200,10 +224,17 @@ class Stage:
             start_ms=self._world.clock.now_ms,
             worker_paused_ms=node.paused_ms,
             requester_paused_ms=0 if requester is None else requester.paused_ms,
+            worker_set_back_ms=node.set_back_ms,
         )
         self._world.oracles.work_started(
             work, node.boot, self._world.clock.now_ms, running=len(machine.runs), slots=machine.slots
         )
+
+    def _made_by(self, node: Process, story: Story | None, attempt: int) -> Callable[[int, int], None]:
+        """What a liar makes, or what is made for a stranger, is nobody's waste."""
+        if story is None or self._witness.lied(node.node_id):
+            return lambda start, end: None
+        return partial(self._world.oracles.waste.made_for, story, attempt)
 
     def _class_of(self, job: ef.JobAccepted) -> int:
         """That it asks for."""
@@ -222,9 +253,12 @@ class Stage:
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None:
         self._witness.heard(process, event, evil, accepted)
         if accepted:
-            self.packets.heard(process, event.data)
-        if accepted:
-            self._chatter.heard(process, event.data)
+            kind = event.data[2]
+            if kind == Kind.PACKET:
+                self.packets.heard(process, event.data)
+            elif kind != Kind.ANNOUNCE:
+                self._chatter.heard(process, event.data)
+                self.offers.heard(process, event.data)
 
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None:
         self._witness.before_evil(process, event, evil)

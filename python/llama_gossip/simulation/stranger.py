@@ -12,13 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import (
-    KeySigner,
-    Signer,
-    decode_envelope,
-    sign_envelope,
-    split_envelope,
-)
+from llama_gossip.protocol.envelope import KeySigner, Signer, sign_envelope
 from llama_gossip.protocol.frames import prefixed
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
 from llama_gossip.protocol.messages import (
@@ -47,6 +41,7 @@ from llama_gossip.simulation.faults import FaultKind
 from llama_gossip.simulation.greed import Greed, priority_of
 from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import message_of
 from llama_gossip.simulation.signing import signer_of
 from llama_gossip.simulation.topic import Topic
 from llama_gossip.simulation.wires import Wires
@@ -89,6 +84,7 @@ class Stranger:
         self.place = place
         self.life = 1
         self.paused = False
+        self.node_id = signer.node_id
         self.sent = 0
         self.assigns: deque[bytes] = deque(maxlen=MEMORY)  # of others, as it may have received them
         self._clock = clock
@@ -104,10 +100,6 @@ class Stranger:
         self._seq = 0
         self._memory: deque[tuple[int, bytes]] = deque(maxlen=MEMORY)
         topic.taps.append(self._tap)
-
-    @property
-    def node_id(self) -> NodeId:
-        return self._signer.node_id
 
     def sign(self, message: Packet) -> bytes:
         return sign_envelope(message, self._signer, self._net_id)
@@ -341,7 +333,7 @@ class Stranger:
         self._memory.append((place, data))
         claims = self.kind is FaultKind.CLAIM and self._clock.now_ms < self._until_ms
         if claims and data[2] == Kind.REQUEST:
-            asked = decode_envelope(split_envelope(data, MAX_TOPIC_BYTES))
+            asked = message_of(data)
             assert isinstance(asked, Request)
             delay_ms = int(self._rng.random() ** 2 * 200)
             self._clock.after(delay_ms, self._claim, asked.requester, asked.request_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
+from llama_gossip.protocol.messages import NodeId
 from llama_gossip.simulation.clock import Clock
 from llama_gossip.simulation.process import Process
 
@@ -48,19 +49,25 @@ class Topic:
         if place in self.dead_outbound or now_ms - self._seen.get(data, -DEDUP_MS) < DEDUP_MS:
             return
         self._seen[data] = now_ms
+        event = ev.GossipReceived(self._neighbour(place), data)
         for member in self._members:
             if member.place != place:
-                self._towards(member, place, data, "")
+                self._towards(member, place, event, "")
         for tap in self.taps:
             tap(place, data)
 
     def inject(self, place: int, data: bytes, evil: str, target: int | None = None) -> None:
         """By a stranger, who need not keep to the rules of the overlay. target: only to this neighbour."""
+        event = ev.GossipReceived(self._neighbour(place), data)
         for member in self._members:
             if target is None or member.place == target:
-                self._towards(member, place, data, evil)
+                self._towards(member, place, event, evil)
 
-    def _towards(self, member: Process, place: int, data: bytes, evil: str) -> None:
+    def _neighbour(self, place: int) -> NodeId:
+        """Who hands on what comes from there; a stranger sits behind one of the members."""
+        return self._members[place % len(self._members)].node_id
+
+    def _towards(self, member: Process, place: int, event: ev.GossipReceived, evil: str) -> None:
         rng = self._rng
         if not member.life or rng.random() < self.loss or self._cut_off(place, member.place):
             self.lost += 1
@@ -75,13 +82,12 @@ class Topic:
         copies = 2 if self.duplicates and rng.random() < self.duplicates else 1
         for _ in range(copies):
             delay_ms = 1 + int(rng.random() * (20 + self.reorder_ms))
-            self._clock.after(delay_ms, self._deliver, member, member.life, place, data, evil)
+            self._clock.after(delay_ms, self._deliver, member, member.life, event, evil)
 
-    def _deliver(self, member: Process, life: int, place: int, data: bytes, evil: str) -> None:
+    def _deliver(self, member: Process, life: int, event: ev.GossipReceived, evil: str) -> None:
         if member.life == life:
             self.delivered += 1
-            neighbour = self._members[place % len(self._members)].node_id
-            member.hear(ev.GossipReceived(neighbour, data), evil)
+            member.hear(event, evil)
 
     def _cut_off(self, a: int, b: int) -> bool:
         return bool(self.sides) and self.sides.get(a, 0) != self.sides.get(b, 0)

@@ -97,14 +97,12 @@ class Trouble:
                 world.wires.disturb(low, high, world.clock.now_ms + fault.for_ms)
 
     def _skew(self, fault: Fault) -> None:
-        rng, now_ms = random.Random(fault.amount), self._world.clock.now_ms
-        for node in self._world.nodes:
-            node.stepped_ms = now_ms
+        rng = random.Random(fault.amount)
+        for node in self._world.nodes:  # whose first Announces have told another time
             far = rng.random() < FAR_SHARE
-            node.skew_ms = (
+            node.set_clock(
                 rng.randint(-FAR_SKEW_MS, FAR_SKEW_MS) if far else rng.randint(-MAX_SKEW_MS, MAX_SKEW_MS)
             )
-            node.stepped_ms = self._world.clock.now_ms  # its first Announces have told another time
 
     def _make_liar(self, fault: Fault) -> None:
         """The last worker never lies: somebody has to be there."""
@@ -142,8 +140,8 @@ class Trouble:
             case FaultKind.LEAVE:
                 self._leave(node, fault)
             case FaultKind.CLOCK_STEP:
-                node.healthy_since_ms = node.stepped_ms = self._world.clock.now_ms
-                node.skew_ms += round(MAX_STEP_MS * (2 * fault.amount - 1))
+                node.healthy_since_ms = self._world.clock.now_ms
+                node.set_clock(node.skew_ms + round(MAX_STEP_MS * (2 * fault.amount - 1)))
             case FaultKind.SLOW | FaultKind.HANG | FaultKind.RELOAD:
                 self._strike_engine(fault, self._worker(fault.target))
             case _:
@@ -289,8 +287,8 @@ class Trouble:
         for node in world.nodes:
             node.resume()
             if node.skew_ms:
-                node.skew_ms = 0
-                node.healthy_since_ms = node.stepped_ms = world.clock.now_ms
+                node.set_clock(0)
+                node.healthy_since_ms = world.clock.now_ms
             if node.liar is not None and node.liar.lie not in STAYING:
                 self.kill(node, silently=True)
                 node.liar = None  # its next life is honest

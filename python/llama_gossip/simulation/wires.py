@@ -7,6 +7,7 @@ both ends; a reset may overtake what was written before it; a process that is go
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ IDLE_SPREAD_MS = 1_500
 HANDSHAKE_ROUNDS = 2  # one-way trips before the first stream byte
 
 Path = tuple[int, int]  # (from, to), places
+Sent = tuple[NodeId, type, object, bool]  # sender, kind of event, its argument, lossy
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +38,8 @@ class End:
     deaf: bool = False  # nothing is delivered to the owner any more
     wrote: bool = False
     last_ms: int = 0  # what this end sends stays in order
+    paused: bool = False  # its owner does not read
+    held: deque[Sent] = field(default_factory=deque)  # what waits for it to read
 
 
 class Wires:
@@ -229,7 +233,24 @@ class Wires:
         end.last_ms = at_ms = max(at_ms, end.last_ms)
         self._clock.at(at_ms, self._deliver, twin, end.owner.node_id, kind, argument, lossy)
 
+    def pause(self, end: End) -> None:
+        end.paused = True
+
+    def resume(self, end: End) -> None:
+        end.paused = False
+        self._clock.after(0, self._read_up, end)
+
+    def _read_up(self, end: End) -> None:
+        while end.held and not end.paused:
+            self._hand(end, *end.held.popleft())
+
     def _deliver(self, end: End, sender: NodeId, kind: type, argument: object, lossy: bool) -> None:
+        if end.paused or end.held:
+            end.held.append((sender, kind, argument, lossy))
+        else:
+            self._hand(end, sender, kind, argument, lossy)
+
+    def _hand(self, end: End, sender: NodeId, kind: type, argument: object, lossy: bool) -> None:
         owner = end.owner
         if end.deaf or owner.life != end.life:
             return

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
-from llama_gossip.protocol.envelope import split_envelope
-from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, MAX_TOPIC_BYTES, NEWCOMER_MS
+from llama_gossip.protocol.limits import MAX_AGE_MS, MAX_AHEAD_MS, NEWCOMER_MS
 from llama_gossip.protocol.messages import Kind, NodeId, RequestId
 from llama_gossip.protocol.streams import Delivery, Visibility
 from llama_gossip.simulation import guards
@@ -21,6 +20,7 @@ from llama_gossip.simulation.history import Story, Work
 from llama_gossip.simulation.machine import PLANNED
 from llama_gossip.simulation.oracles import LIVE_MS
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import raw_of
 from llama_gossip.simulation.wires import End
 
 if TYPE_CHECKING:
@@ -151,11 +151,14 @@ class Witness:
             if data[2] == Kind.ANNOUNCE and signer is not None:
                 self.heard_at[node.place, node.life, signer.place] = now_ms
                 self._check_order(node, signer)
+            elif data[2] == Kind.LEAVE and signer is not None:
+                head = raw_of(data).head
+                self._requester_gone(node, signer, (head.boot, head.seq))
         if accepted:
             node.accepted.add(data)
 
     def _check_time(self, node: Process, data: bytes, evil: str) -> None:
-        raw = split_envelope(data, MAX_TOPIC_BYTES)
+        raw = raw_of(data)
         ahead_ms = raw.head.ts - node.now().wall_ms
         if not -MAX_AGE_MS <= ahead_ms <= MAX_AHEAD_MS:
             what = f"{node.name} has taken a message {ahead_ms} ms from now"
@@ -182,7 +185,13 @@ class Witness:
         if peer is not None:
             if peer.order < self._newest.get(key, (0, 0)):
                 self._blame("I6", f"{node.name} believes older news of {signer.name}")
+            if peer.announce.head.boot > self._newest.get(key, (0, 0))[0]:
+                self._requester_gone(node, signer, (peer.announce.head.boot, 0))
             self._newest[key] = max(peer.order, self._newest.get(key, (0, 0)))
+
+    def _requester_gone(self, node: Process, signer: Process, order: tuple[int, int]) -> None:
+        now_ms = self._world.clock.now_ms
+        self._world.oracles.requester_gone(node.node_id, node.life, signer.node_id, order, now_ms)
 
     def before_evil(self, node: Process, event: ev.GossipReceived, evil: str) -> None:
         self._evil_before = None
@@ -217,12 +226,6 @@ class Witness:
 
     def lied(self, worker: NodeId) -> bool:
         return worker in self._world.liars
-
-    def only_liars_are_named(self) -> bool:
-        """No honest worker's Announce names the model: they are found by asking the topic alone."""
-        world = self._world
-        honest = [w.machine for w in world.workers if w.node_id not in world.liars and w.machine is not None]
-        return bool(world.liars) and all(machine.crowded for machine in honest)
 
     def capable(self, story: Story, now_ms: int) -> str:
         submit = story.submit

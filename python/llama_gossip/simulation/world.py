@@ -25,6 +25,7 @@ from llama_gossip.simulation.history import Story, Violation
 from llama_gossip.simulation.machine import Machine
 from llama_gossip.simulation.oracles import AFTER_HEAL_MS, Oracles
 from llama_gossip.simulation.process import Process
+from llama_gossip.simulation.reading import SharedReader
 from llama_gossip.simulation.scenario import Scenario
 from llama_gossip.simulation.signing import signer_of, verifier
 from llama_gossip.simulation.stage import Stage
@@ -38,8 +39,8 @@ from llama_gossip.simulation.witness import Witness
 NET_ID = net_id(blake2b(b"the network of the simulation", digest_size=32).digest())
 START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
-UNTIL_DEADLINE_MS = 420_000  # the longest deadline of a simulated request, and patience
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
+SLOW_FROM_MS, SLOW_FOR_MS = 1_500, 12_000  # a reader stops, and reads on: longer than any stall
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
 
@@ -76,8 +77,10 @@ class World:
         self.witness = Witness(self, scenario.evil_checks)
         self.stage = Stage(self)
         self.rng = rng = random.Random(f"{seed}/world")
+        self._readers = random.Random(f"{seed}/readers")
         ed25519 = seed % scenario.ed25519_every == 0
         self.verify = verifier(ed25519=ed25519)
+        self.reader = SharedReader(NET_ID, self.verify)
         self.asks, self.heal_ms = load.draw(
             random.Random(f"{seed}/load"), scenario, start_ms=START_MS, late_ms=LATE_MS
         )
@@ -121,6 +124,7 @@ class World:
             rng=random.Random(f"{self.seed}/node/{place}"),
             signer=signer_of(secret, ed25519=ed25519),
             verify=self.verify,
+            reader=self.reader,
             net_id=NET_ID,
             around=self.stage,
             policy=self.policy,
@@ -176,12 +180,7 @@ class World:
         self._come_to_rest()
         self._look_into_cores(guards.overfull, "I8")
         self._look_into_cores(guards.unfinished, "I7")
-        self.oracles.tokens_made = sum(
-            node.machine.tokens_made
-            for node in self.nodes
-            if node.machine is not None and node.node_id not in self.liars
-        )
-        self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms, rest_ms=self._rest_ms())
+        self.oracles.finish(clock.now_ms, healed_ms=self.heal_ms)
         self._count_messages()
         return self._outcome()
 
@@ -191,15 +190,11 @@ class World:
 
     def _come_to_rest(self) -> None:
         last_ms = max((ask.at_ms for ask in self.asks), default=self.heal_ms)
-        limit_ms = max(last_ms, self.heal_ms) + self._rest_ms()
+        limit_ms = max(last_ms, self.heal_ms) + AFTER_HEAL_MS
         self.clock.run_until(last_ms)
         while self.clock.now_ms < limit_ms and not self._all_over():
             self.clock.run_until(self.clock.now_ms + 1_000)
         self.clock.run_until(self.clock.now_ms + QUIET_MS)
-
-    def _rest_ms(self) -> int:
-        """A requester that knows of liars alone does not ask the topic for more while they keep it busy."""
-        return UNTIL_DEADLINE_MS if self.witness.only_liars_are_named() else AFTER_HEAL_MS
 
     def _all_over(self) -> bool:
         return all(story.over for story in self.oracles.stories.values())
@@ -235,8 +230,8 @@ class World:
             void=sum(story.void for story in stories),
             violations=tuple(self.oracles.violations),
             trace=self.stage.trace,
-            tokens_made=self.oracles.tokens_made,
-            tokens_needed=self.oracles.tokens_needed,
+            tokens_made=self.oracles.waste.made,
+            tokens_needed=self.oracles.waste.needed,
             failovers=self.oracles.failovers,
             attempts=self.oracles.attempts,
             broadcasts=self.topic.sent,
@@ -257,7 +252,18 @@ class World:
         story.calm = ask.calm
         if ask.cancel_after_ms is not None:
             self.clock.after(ask.cancel_after_ms, self._cancel, node, node.life, story)
+        if not ask.calm and self._readers.random() < self.scenario.slow_reader_share:
+            stops_ms = self._readers.randrange(SLOW_FROM_MS)
+            for_ms = self._readers.randrange(SLOW_FOR_MS)
+            request_id = ask.submit.request_id
+            self.clock.after(stops_ms, self._read, node, node.life, ev.ReaderFull(request_id))
+            self.clock.after(stops_ms + for_ms, self._read, node, node.life, ev.ReaderReady(request_id))
+        self.stage.conversations.asked(node, ask.submit)
         node.feed(ask.submit)
+
+    def _read(self, node: Process, life: int, event: ev.ReaderFull | ev.ReaderReady) -> None:
+        if node.life == life:
+            node.feed(event)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
         if node.life == life and not node.paused and not story.over:

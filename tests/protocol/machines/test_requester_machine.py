@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
@@ -41,6 +41,7 @@ from llama_gossip.simulation.machine import MODEL
 from llama_gossip.simulation.oracles import Oracles
 from llama_gossip.simulation.signing import verify_hash
 from tests.protocol.fakewire import NET_ID, WALL_MS
+from tests.protocol.machines.one_core import OneCore
 from tests.protocol.machines.parts import DATE, Clocked, announce, facts, key, new_core, picked, signed
 from tests.protocol.machines.profile import MACHINES, PATIENCE
 from tests.protocol.machines.worker_hand import FAILURES, LIES, REFUSALS, Line, Peer
@@ -55,7 +56,7 @@ ENDS = ("finished", "reset", "lost", "lost", "stopped", "stopped", "reset", "ref
 USER = (ef.Accepted, ef.DeliverTokens, ef.Retried, ef.Finished, ef.Failed)
 
 
-class RequesterMachine(RuleBasedStateMachine):
+class RequesterMachine(OneCore):
     @initialize(seed=st.integers(0, 7), eager=st.sampled_from([True, True, True, False]))
     def begin(self, seed: int, eager: bool) -> None:
         """eager: dials connect at once, so that more steps are left for what comes after."""
@@ -70,6 +71,7 @@ class RequesterMachine(RuleBasedStateMachine):
         self.dead: dict[int, Line] = {}
         self.submitted: list[RequestId] = []
         self.heard: list[bytes] = []
+        self.paused: set[int] = set()
         self.streams = 0
         self.feed(ev.Joined(()))
         for peer in self.peers:
@@ -97,7 +99,14 @@ class RequesterMachine(RuleBasedStateMachine):
                 line.ours_ended = True
                 if line.theirs_finished:
                     self.dead[stream] = self.lines.pop(stream)
+            case ef.PauseStream(stream):
+                assert stream not in self.paused, "pauses twice"
+                self.paused.add(stream)
+            case ef.ResumeStream(stream):
+                self.paused.remove(stream)
+                self.lines[stream].spoke_ms = self.side.now_ms
             case ef.ResetStream(stream):
+                self.paused.discard(stream)
                 if stream in self.lines:
                     self.dead[stream] = self.lines.pop(stream)
             case ef.FailedOver(request_id, _, _, _, index):
@@ -203,6 +212,12 @@ class RequesterMachine(RuleBasedStateMachine):
         if not self.oracles.stories[self.own.node_id, request_id].over:
             self.oracles.cancelled((self.own.node_id, request_id))
         self.feed(ev.CancelRequest(request_id, "by its user"))
+
+    @precondition(lambda self: self.submitted)
+    @rule(pick=PICK, full=st.booleans())
+    def its_reader_stops_or_goes_on(self, pick: int, full: bool) -> None:
+        request_id = picked(self.submitted, pick)
+        self.feed(ev.ReaderFull(request_id) if full else ev.ReaderReady(request_id))
 
     # --- dials ---
 
@@ -321,30 +336,22 @@ class RequesterMachine(RuleBasedStateMachine):
 
     @rule(ms=st.none() | st.sampled_from([1, 10, 250, 500, 1_000, 2_000, 10_000, 31_000]))
     def time_passes(self, ms: int | None) -> None:
-        """None: until the next timer fires."""
-        end_ms = (self.side.wake_at or self.side.now_ms) if ms is None else self.side.now_ms + ms
-        while self.side.ticks_until(end_ms) is not None:
-            self.feed(ev.Tick())
-            if ms is None:
-                return
+        self.pass_time(ms)
 
     # --- what always holds, and what holds in the end ---
 
-    @invariant()
-    def the_promises_hold(self) -> None:
-        if hasattr(self, "side"):
-            self.side.check()
-            silent_ms = [self.side.now_ms - line.spoke_ms for line in self.lines.values()]
-            assert max(silent_ms, default=0) <= SILENT_MS, "a worker is borne in silence"
+    def look(self) -> None:
+        read = [line for stream, line in self.lines.items() if stream not in self.paused]
+        silent_ms = [self.side.now_ms - line.spoke_ms for line in read]
+        assert max(silent_ms, default=0) <= SILENT_MS, "a worker is borne in silence"
 
-    def teardown(self) -> None:
-        """I3, I7, I11: nobody answers any more, and every request has its one end all the same."""
-        if not hasattr(self, "side"):
-            return
-        self.time_passes(LONG_MS)
-        self.side.check()
+    def come_to_rest(self) -> None:
+        """Nobody answers any more."""
+        self.pass_time(LONG_MS)
+
+    def nothing_is_left(self) -> None:
+        """I3, I7, I11: every request has its one end all the same."""
         assert all(story.over for story in self.oracles.stories.values()), "a request without its end"
-        assert not (found := guards.unfinished(self.side.core)), found
         assert not self.dials
         assert not self.lines, "a stream is still open"
 

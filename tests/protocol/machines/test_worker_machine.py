@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.messages import Cancel, Error, NodeState, Phase, Progress, Reject, RejectReason
 from llama_gossip.protocol.streams import StreamCode
-from llama_gossip.simulation import guards
 from llama_gossip.simulation.answers import WEIGHTS, WholeAnswer, answer_to
 from llama_gossip.simulation.history import Key, Work
 from llama_gossip.simulation.oracles import Oracles
 from tests.protocol.fakewire import WALL_MS
+from tests.protocol.machines.one_core import OneCore
 from tests.protocol.machines.parts import Clocked, announce, capacity, facts, key, new_core, picked, signed
 from tests.protocol.machines.profile import MACHINES, PATIENCE
 from tests.protocol.machines.requester_hand import FLAWS, UNBORNE, Line, assign_to, request_id_of
@@ -47,7 +47,7 @@ class Run:
     cancelled: bool = False
 
 
-class WorkerMachine(RuleBasedStateMachine):
+class WorkerMachine(OneCore):
     @initialize(slots=st.integers(1, 2), seed=st.integers(0, 3))
     def begin(self, slots: int, seed: int) -> None:
         self.oracles = Oracles(failover=True)
@@ -319,27 +319,17 @@ class WorkerMachine(RuleBasedStateMachine):
 
     @rule(ms=st.none() | st.sampled_from([1, 25, 300, 2_000, 11_000, 31_000, 121_000]))
     def time_passes(self, ms: int | None) -> None:
-        """None: until the next timer fires."""
-        end_ms = (self.side.wake_at or self.side.now_ms) if ms is None else self.side.now_ms + ms
-        while self.side.ticks_until(end_ms) is not None:
-            self.feed(ev.Tick())
-            if ms is None:
-                return
+        self.pass_time(ms)
 
-    @invariant()
-    def the_promises_hold(self) -> None:
-        if hasattr(self, "side"):
-            self.steps += 1
-            self.side.check()
-            queue = self.side.core._worker.jobs.queue
-            assert queue.running == len(self.runs), "I7: a slot for each run and no other"
-            assert not (queue.queued and queue.running < self.slots and not self.draining), "an idle slot"
+    def look(self) -> None:
+        self.steps += 1
+        queue = self.side.core._worker.jobs.queue
+        assert queue.running == len(self.runs), "I7: a slot for each run and no other"
+        assert not (queue.queued and queue.running < self.slots and not self.draining), "an idle slot"
 
-    def teardown(self) -> None:
-        """I7: the engine ends what it was told to stop, and nothing is left."""
-        if not hasattr(self, "side"):
-            return
-        self.time_passes(QUIET_STREAM_MS)
+    def come_to_rest(self) -> None:
+        """I7: the engine ends what it was told to stop."""
+        self.pass_time(QUIET_STREAM_MS)
         for stream in self.open_lines(assigned=True) + self.open_lines(assigned=False):
             line = self.lines[stream]
             assert line.job is not None, "a stream without a job is kept"
@@ -349,9 +339,9 @@ class WorkerMachine(RuleBasedStateMachine):
         assert all(run.cancelled for run in self.runs.values()), "I5: work for nobody"
         for job in list(self.runs):
             self.end_run(job, ev.EngineFailed(job, "cancelled", "cancelled", retryable=False))
-        self.time_passes(QUIET_MS)
-        self.side.check()
-        assert not (found := guards.unfinished(self.side.core)), found
+        self.pass_time(QUIET_MS)
+
+    def nothing_is_left(self) -> None:
         assert len(self.side.core._worker.jobs._fences) == 0, "a tombstone for ever"
 
 

@@ -1,0 +1,226 @@
+"""Attention over packed rows: keys and values of a pool, read where they lie, one call for each row.
+
+The law: a token sees its own row's tokens up to itself and nothing else, whatever the pool held before. With
+`exact`, what a token gets is bit for bit the same however its prompt was cut and wherever its span lies:
+every call has at most EXACT_HEADS query heads a head of keys, the length of keys ends at a block's end, a
+mask is always given, and tokens of one block are a batch over the same keys. docs/exactness.md has the proof
+by measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from llama_gossip.engine.forward import BLOCK_TOKENS, Segment, Span
+
+EXACT_HEADS: Final = 3  # more rows in the kernel's matrix product change the order of its sums
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One call: so many packed tokens, the first at position `start`, over the pool's tokens [begin, end)."""
+
+    count: int
+    begin: int
+    end: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a layer asks of attention beside its tensors."""
+
+    scale: float | None
+    window: int | None  # tokens that are seen, itself included
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A step as attention sees it. Constant over its layers, which share the masks."""
+
+    slots: torch.Tensor  # int64 [tokens]: where in the pool each packed token's keys go
+    stale: torch.Tensor | None  # int64: tokens behind the newest of blocks just entered
+    reads: tuple[Read, ...]
+    tokens: int  # real ones; padding follows them
+    masks: dict[tuple[int | None, int], list[torch.Tensor | None]] = field(default_factory=dict)
+
+
+def pack(segments: Sequence[Segment], device: str, *, exact: bool) -> Packed:
+    slots: list[int] = []
+    stale: list[int] = []
+    reads: list[Read] = []
+    for segment in segments:
+        base, start, count = segment.span.first_token, segment.start, len(segment.ids)
+        end = start + count
+        if not 0 <= start < end <= segment.span.tokens:
+            raise ValueError(f"tokens {start} to {end} do not fit a span of {segment.span.tokens}")
+        slots += range(base + start, base + end)
+        whole = _block_end(end - 1)
+        if whole - BLOCK_TOKENS >= start:  # this block is entered here: what lay in it is not ours
+            stale += range(base + end, base + whole)
+        reads += _by_block(start, end, base) if exact else (Read(count, base, base + end, start),)
+    return Packed(
+        torch.tensor(slots, device=device),
+        torch.tensor(stale, device=device) if stale else None,
+        tuple(reads),
+        len(slots),
+    )
+
+
+def _block_end(position: int) -> int:
+    return (position // BLOCK_TOKENS + 1) * BLOCK_TOKENS
+
+
+def _by_block(start: int, end: int, base: int) -> list[Read]:
+    reads = []
+    while start < end:
+        until = min(end, _block_end(start))
+        reads.append(Read(until - start, base, base + _block_end(start), start))
+        start = until
+    return reads
+
+
+@dataclass(slots=True)
+class LayerPool:
+    """One layer's keys and values: [heads of keys, tokens, size], so that a span is a view."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def write(self, packed: Packed, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """keys, values: [1, heads of keys, tokens and padding, size]."""
+        for pool, new in ((self.keys, keys), (self.values, values)):
+            if packed.stale is not None:
+                pool.index_fill_(1, packed.stale, 0.0)
+            pool.index_copy_(1, packed.slots, new[0, :, : packed.tokens])
+
+    def copy(self, source: Span, target: Span, tokens: int) -> None:
+        begin, end = target.first_token, target.first_token + tokens
+        for pool in (self.keys, self.values):
+            pool[:, begin:end] = pool[:, source.first_token : source.first_token + tokens].clone()
+            pool[:, end : target.first_token + _block_end(tokens - 1)] = 0.0
+
+
+def _span_of(pool: torch.Tensor, begin: int, end: int, batch: int, group: int) -> torch.Tensor:
+    """The pool's tokens as `batch` times the same, heads of keys apart: [batch, heads, keys, size]; with
+    a group, heads of keys as the batch: [heads, group, keys, size]. A third of the time of slicing."""
+    heads, tokens, size = pool.shape
+    if group:
+        return torch.as_strided(
+            pool, (heads, group, end - begin, size), (tokens * size, 0, size, 1), begin * size
+        )
+    return torch.as_strided(
+        pool, (batch, heads, end - begin, size), (0, tokens * size, size, 1), begin * size
+    )
+
+
+class Attention:
+    """The two ways of reading, with the masks that they keep."""
+
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
+        self._block_masks: dict[int | None, torch.Tensor] = {}
+
+    def attend(self, packed: Packed, query: torch.Tensor, pool: LayerPool, options: Options) -> torch.Tensor:
+        """query: [1, heads, tokens, size], padding last; returns [1, tokens, heads, size of values]."""
+        _, heads, count, size = query.shape
+        kv_heads = pool.keys.shape[0]
+        rows = query.transpose(1, 2).reshape(count, kv_heads, heads // kv_heads, size)
+        counts = [read.count for read in packed.reads]
+        if count > packed.tokens:
+            counts.append(count - packed.tokens)
+        read_rows = self._exact_rows if self.exact else self._fast_rows
+        masks = self._masks_of(packed, options.window, rows)
+        made = [
+            read_rows(read, part, mask, pool, options)
+            for read, part, mask in zip(packed.reads, rows.split(counts), masks, strict=False)
+        ]
+        if count > packed.tokens:
+            made.append(made[0].new_zeros(count - packed.tokens, *made[0].shape[1:]))
+        out = torch.cat(made) if len(made) > 1 else made[0]
+        return out.reshape(1, count, heads, pool.values.shape[2])
+
+    def _exact_rows(
+        self, read: Read, rows: torch.Tensor, mask: torch.Tensor | None, pool: LayerPool, options: Options
+    ) -> torch.Tensor:
+        keys = _span_of(pool.keys, read.begin, read.end, read.count, 0)
+        values = _span_of(pool.values, read.begin, read.end, read.count, 0)
+        group = rows.shape[2]
+        if group <= EXACT_HEADS or mask is None:
+            return _sdpa(rows, keys, values, mask, options)
+        parts = [slice(head, head + EXACT_HEADS) for head in range(0, group, EXACT_HEADS)]
+        return torch.cat(
+            [_sdpa(rows[:, :, part], keys, values, mask[:, :, part], options) for part in parts], dim=2
+        )
+
+    def _fast_rows(
+        self, read: Read, rows: torch.Tensor, mask: torch.Tensor | None, pool: LayerPool, options: Options
+    ) -> torch.Tensor:
+        begin = _first_seen(read, options.window)
+        if read.count == 1:
+            keys = _span_of(pool.keys, begin, read.end, 1, 0)
+            return _sdpa(rows, keys, _span_of(pool.values, begin, read.end, 1, 0), None, options)
+        keys = _span_of(pool.keys, begin, read.end, 1, rows.shape[2])
+        values = _span_of(pool.values, begin, read.end, 1, rows.shape[2])
+        return _sdpa(rows.permute(1, 2, 0, 3), keys, values, mask, options).permute(2, 0, 1, 3)
+
+    def _masks_of(self, packed: Packed, window: int | None, rows: torch.Tensor) -> list[torch.Tensor | None]:
+        """One mask a read, made by the first layer that asks."""
+        group = rows.shape[2]
+        masks = packed.masks.get((window, group))
+        if masks is None:
+            make = self._exact_mask if self.exact else _fast_mask
+            masks = [make(read, window, group, rows) for read in packed.reads]
+            packed.masks[window, group] = masks
+        return masks
+
+    def _exact_mask(self, read: Read, window: int | None, group: int, rows: torch.Tensor) -> torch.Tensor:
+        """A cut of one mask for all: the last keys of a read are those of its own block."""
+        length, at = read.end - read.begin, read.start % BLOCK_TOKENS
+        whole = self._block_masks.get(window)
+        if whole is None or whole.shape[1] < length:
+            whole = _lower(BLOCK_TOKENS, max(1024, 2 * length), window, rows)
+            self._block_masks[window] = whole
+        mask = whole[at : at + read.count, -length:]
+        return mask[:, None, None].expand(-1, 1, group, -1)
+
+
+def _first_seen(read: Read, window: int | None) -> int:
+    return read.begin if window is None else max(read.begin, read.begin + read.start + 1 - window)
+
+
+def _fast_mask(read: Read, window: int | None, group: int, rows: torch.Tensor) -> torch.Tensor | None:
+    return None if read.count == 1 else _lower(read.count, read.end - _first_seen(read, window), window, rows)
+
+
+def _lower(count: int, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """Additive [count, length]: row i is the token of key length - count + i."""
+    keys = torch.arange(length, device=like.device)
+    distance = keys[length - count :, None] - keys[None]
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    mask = torch.zeros(count, length, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_(hidden, float("-inf"))
+
+
+def _sdpa(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: Options,
+) -> torch.Tensor:
+    """[batch, heads, tokens, size] over [batch, heads, keys, size]."""
+    if options.softcap is None:
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=options.scale)
+    scale = query.shape[-1] ** -0.5 if options.scale is None else options.scale
+    scores: torch.Tensor = torch.matmul(query, keys.transpose(-1, -2)) * scale
+    scores = torch.tanh(scores / options.softcap) * options.softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype), values)
