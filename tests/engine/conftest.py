@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from llama_gossip.engine.base import Engine
+from llama_gossip.engine.device import prepare_environment
 from llama_gossip.engine.scripted import Script, ScriptedEngine
 from tests.engine.driving import Collector, Subject, started
+
+prepare_environment()  # before a test module imports torch: what is exact rests on it
 
 
 def scripted_subject() -> Subject:

@@ -106,7 +106,7 @@ def _convert(source: Path, sha256: str, folder: Path, progress: Progress) -> Non
     need_space(folder, weights + SPARE_BYTES, f"convert {source.name}")
     _write_weights(file, shape, folder / "model.safetensors", progress)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    words = _special_words(file)
+    words = special_words(file)
     _write_json(folder / "config.json", hub_config(file, shape) | words.ids)
     _write_json(folder / "generation_config.json", words.ids | {"eos_token_id": words.end_ids})
     _write_json(folder / "tokenizer_config.json", words.config)
@@ -145,14 +145,14 @@ def _write_weights(file: GgufFile, shape: LlamaShape, target: Path, progress: Pr
 
 
 @dataclass(frozen=True, slots=True)
-class _SpecialWords:
+class SpecialWords:
     ids: dict[str, Any]  # bos_token_id, eos_token_id, pad_token_id
     end_ids: list[int]
     config: dict[str, Any]  # tokenizer_config.json
     template: str | None
 
 
-def _special_words(file: GgufFile) -> _SpecialWords:
+def special_words(file: GgufFile) -> SpecialWords:
     metadata = file.metadata
     ids: dict[str, Any] = {}
     template = metadata.get("tokenizer.chat_template")
@@ -170,7 +170,7 @@ def _special_words(file: GgufFile) -> _SpecialWords:
             config[f"{ours}_token"] = word[1]
             if ours != "unk":
                 ids[f"{ours}_token_id"] = word[0]
-    return _SpecialWords(ids, _end_ids(file), config, template if isinstance(template, str) else None)
+    return SpecialWords(ids, _end_ids(file), config, template if isinstance(template, str) else None)
 
 
 def _end_ids(file: GgufFile) -> list[int]:

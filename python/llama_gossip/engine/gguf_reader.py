@@ -72,16 +72,21 @@ class GgufFile:
         import numpy as np
         from gguf import GGMLQuantizationType, quants
 
-        raw = np.frombuffer(self._map, dtype=np.uint8, count=tensor.size, offset=tensor.offset)
         kind = GGMLQuantizationType[tensor.kind]
-        rows = raw.reshape(*tensor.shape[:-1], -1)
         try:
-            values = quants.dequantize(rows, kind)
+            values = quants.dequantize(self.raw(tensor), kind)
         except NotImplementedError as error:
             raise _unreadable(
                 self.path, f"tensor {tensor.name} is {tensor.kind}, which nobody here decodes"
             ) from error
         return np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape)
+
+    def raw(self, tensor: GgufTensor) -> NDArray[np.uint8]:
+        """The bytes as they lie in the file, [..., bytes of a row]; valid while this object lives."""
+        import numpy as np
+
+        flat = np.frombuffer(self._map, dtype=np.uint8, count=tensor.size, offset=tensor.offset)
+        return flat.reshape(*tensor.shape[:-1], -1)
 
 
 def _reason(error: Exception) -> str:

@@ -44,6 +44,16 @@ class ModelFolder:
     source: Path  # the GGUF file it was converted from, or the folder itself
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A GGUF file, hashed and not opened."""
+
+    name: str
+    path: Path
+    size: int  # bytes
+    sha256: str
+
+
 class ModelState(StrEnum):
     READY = "ready"
     FETCHABLE = "fetchable"  # the first use fetches or converts it
@@ -129,6 +139,15 @@ def resolve(
     return finder.find(spec)
 
 
+def locate(
+    spec: str, models_dir: Path | None = None, *, verify: bool = False, progress: Progress | None = None
+) -> ModelFile | ModelFolder:
+    """Like `resolve`, for who reads GGUF files as they are: nothing is converted."""
+    where = (models_dir or default_models_dir()).absolute()
+    finder = _Finder(where, DigestCache.open(where / DIGESTS), True, verify, progress or silent)
+    return finder.locate(spec)
+
+
 def check(spec: str, models_dir: Path | None = None) -> None:
     """Raises what `resolve` would of a spec that leads nowhere. Reads no weights, fetches nothing."""
     where = (models_dir or default_models_dir()).absolute()
@@ -153,10 +172,22 @@ class _Finder:
     progress: Progress
 
     def find(self, spec: str) -> ModelFolder:
-        place = self.place(spec)
-        if isinstance(place, Entry):
-            return self.catalogued(place)
+        place = self.here(spec)
         return self.gguf(place.path, place.name) if place.is_gguf else self.folder(place.path, place.name)
+
+    def locate(self, spec: str) -> ModelFile | ModelFolder:
+        place = self.here(spec)
+        if not place.is_gguf:
+            return self.folder(place.path, place.name)
+        with reading(_existing(place.path)):
+            sha256 = self.cache.sha256(place.path, verify=self.verify, progress=self.progress)
+            self.cache.save()
+            return ModelFile(place.name, place.path, place.path.stat().st_size, sha256)
+
+    def here(self, spec: str) -> _Place:
+        """Where a spec leads, fetched where it is the catalogue's own file."""
+        place = self.place(spec)
+        return self.catalogued(place) if isinstance(place, Entry) else place
 
     def check(self, spec: str) -> None:
         place = self.place(spec)
@@ -185,7 +216,7 @@ class _Finder:
             return _Place(found, _short(spec))
         raise self.unknown(spec)
 
-    def catalogued(self, entry: Entry) -> ModelFolder:
+    def catalogued(self, entry: Entry) -> _Place:
         match entry.source:
             case PackagedFile() as source:
                 file = ensure_file(
@@ -197,9 +228,9 @@ class _Finder:
                     verify=self.verify,
                     progress=self.progress,
                 )
-                return self.gguf(file, entry.name)
+                return _Place(file, entry.name, is_gguf=True)
             case HubModel(repository):
-                return self.folder(self.hub_folder(entry, repository), entry.name)
+                return _Place(self.hub_folder(entry, repository), entry.name)
             case InMemory():
                 raise ModelUnavailable(
                     f"{entry.name} has no files: it is made in memory", hint="serve it by its name"

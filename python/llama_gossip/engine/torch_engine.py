@@ -7,7 +7,7 @@ not, a refusal where neither holds. `exact` is said only where it was seen.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from llama_gossip.engine import device as devices
 from llama_gossip.engine import models
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from llama_gossip.engine.packed import PackedForward
     from llama_gossip.engine.selfcheck import Reference
 
-Numerics: TypeAlias = Literal["auto", "exact", "fast"]
 SERIAL_NOTE: Final = "this architecture's requests cannot share a step: they run one after another"
 
 log = logging.getLogger(__name__)
 
 
-def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: Numerics) -> Opened:
+def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opened:
     """The best forward that this checkpoint passes the check with. Raises EngineError where none does."""
     from llama_gossip.engine import selfcheck
     from llama_gossip.engine.serial import SerialForward
@@ -38,6 +37,11 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: Numerics) -> 
     vocabulary = int(module.get_input_embeddings().weight.shape[0])
     plain = selfcheck.reference(module, vocabulary, device)
     packed = _packed(checkpoint, device, plain, exact=numerics != "fast" and devices.pinned_kernels(device))
+    if numerics == "exact" and (packed is None or not packed.exact):
+        raise EngineError(
+            f"{checkpoint.name} cannot be served exactly on this machine",
+            hint="leave --numerics out: what holds is announced",
+        )
     if packed is not None:
         return _opened(checkpoint, device, packed, packed.numerics if packed.exact else "")
     serial = SerialForward(module, device=device)
@@ -102,7 +106,7 @@ class TorchEngine(SteppedEngine[BatchRow]):
         *,
         max_concurrent: int = 8,
         threads: int | None = None,
-        numerics: Numerics = "auto",
+        numerics: str = "auto",
     ) -> None:
         placement = placement or devices.place(checkpoint.device)
         self.batch = Batch(
@@ -123,7 +127,7 @@ def load_torch_engine(
     max_concurrent: int,
     threads: int | None,
     progress: Progress | None,
-    numerics: Numerics = "auto",
+    numerics: str = "auto",
 ) -> TorchEngine:
     devices.prepare_environment()
     if not (spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)):
