@@ -12,7 +12,6 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from llama_gossip.transport import native_versions
 from workers import bench_home
 
 Bars = Mapping[str, tuple[str, float]]  # a figure's name: ("<=" or ">=", the bar)
@@ -46,6 +45,8 @@ def main(
     about: str | None, bars: Bars, measure: Callable[[Plan], Awaitable[Figures]], plan: Plan, quick: Plan
 ) -> int:
     """The command line of a bench, which measures one of its two plans."""
+    from llama_gossip.transport import native_versions  # here: the engine's bench runs without it
+
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the short form")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the table on stderr")

@@ -65,6 +65,14 @@ def rows(draw: st.DrawFn, size: int) -> Float32:
     return x.astype(np.float32)
 
 
+def like_a_model(count: int, size: int, seed: int = 1) -> Float32:
+    """A few likely tokens before a long tail, as trained models give."""
+    stream = np.random.default_rng(seed)
+    return (stream.standard_normal((count, size)) * 2.5 + stream.exponential(1.2, (count, size))).astype(
+        np.float32
+    )
+
+
 def alone(logits: Float32, samplers: Sequence[Sampler], positions: Sequence[int]) -> list[Pick | None]:
     """What Sampler.pick says of each row; None: not finite."""
     found: list[Pick | None] = []
@@ -90,6 +98,66 @@ def test_every_row_gets_what_it_gets_alone(kind: str, data: st.DataObject, size:
     samplers = [Sampler(data.draw(CONFIGS), data.draw(ids), data.draw(ids)) for _ in range(count)]
     positions = [data.draw(st.integers(0, 2**33)) for _ in range(count)]
     assert together(KINDS[kind](logits), samplers, positions) == alone(logits, samplers, positions)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spread", [0.02, 0.5])
+@pytest.mark.parametrize(
+    "options", [{"top_p": 0.5}, {"top_p": 0.97}, {"top_p": 1.0}, {"min_p": 0.97}, {"top_k": 5000}], ids=str
+)
+def test_a_flat_row_is_won_from_far_outside_the_shortlist(
+    kind: str, spread: float, options: dict[str, Any]
+) -> None:
+    logits = (np.random.default_rng(3).standard_normal((24, 9000)) * spread).astype(np.float32)
+    samplers = [
+        Sampler(GenerationConfig(temperature=1.0, seed=n, **{"top_p": 1.0, **options}), ()) for n in range(24)
+    ]
+    assert together(KINDS[kind](logits), samplers, [9] * 24) == alone(logits, samplers, [9] * 24)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{"top_k": SHORTLIST}, {"top_k": 700}, {"top_p": 0.8}], ids=str)
+def test_equal_values_at_the_shortlists_end_are_ranked_by_id(kind: str, options: dict[str, Any]) -> None:
+    logits = np.random.default_rng(4).integers(0, 8, (24, 6000)).astype(np.float32) / 16
+    logits[:, ::10] += 0.5
+    samplers = [
+        Sampler(GenerationConfig(temperature=1.0, seed=n, **{"top_p": 1.0, **options}), ()) for n in range(24)
+    ]
+    assert together(KINDS[kind](logits), samplers, [9] * 24) == alone(logits, samplers, [9] * 24)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [TOTAL_ERROR, 0.3])
+def test_likely_tokens_that_change_move_the_mass_that_top_p_is_a_share_of(
+    kind: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_sampling, "TOTAL_ERROR", error)  # wide bounds leave more to the whole row
+    logits = like_a_model(48, 6000)
+    samplers = [
+        Sampler(
+            GenerationConfig(temperature=0.9, top_p=0.6, seed=n, repetition=1.5 if n % 2 else 0.8),
+            np.argsort(-row)[:60].tolist(),
+        )
+        for n, row in enumerate(logits)
+    ]
+    assert together(KINDS[kind](logits), samplers, [9] * 48) == alone(logits, samplers, [9] * 48)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lowest_id_wins_a_tie_with_a_changed_token(kind: str) -> None:
+    logits = np.zeros((3, 3000), np.float32)
+    logits[:, [5, 2900]] = 4.0
+    changes: tuple[tuple[tuple[int, float], ...], ...] = (((5, 0.0),), ((2900, 0.0),), ((1, 4.0),))
+    samplers = [Sampler(GenerationConfig(temperature=0.0, logit_bias=bias), ()) for bias in changes]
+    assert together(KINDS[kind](logits), samplers, [0] * 3) == [Pick(5), Pick(5), Pick(1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lowest_id_wins_where_values_swallow_the_noise(kind: str) -> None:
+    logits = np.zeros((8, 3000), np.float32)
+    logits[:, [7, 2900, 2990]] = 3e38
+    samplers = [Sampler(GenerationConfig(temperature=2e-5, top_p=1.0, seed=n), ()) for n in range(8)]
+    assert together(KINDS[kind](logits), samplers, [0] * 8) == [Pick(7)] * 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,14 +188,6 @@ def test_a_bad_row_hurts_no_other() -> None:
 
 def test_no_rows_give_no_picks() -> None:
     assert pick_rows(torch.zeros(0, 10), [], []) == []
-
-
-def like_a_model(count: int, size: int, seed: int = 1) -> Float32:
-    """A few likely tokens before a long tail, as trained models give."""
-    stream = np.random.default_rng(seed)
-    return (stream.standard_normal((count, size)) * 2.5 + stream.exponential(1.2, (count, size))).astype(
-        np.float32
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

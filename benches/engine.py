@@ -1,0 +1,251 @@
+"""The engine against what else one could use, in one process, runs of all contenders taking turns.
+
+    cpu_ratio_vs_rawN              CPU time of a padded batch under `model.forward` / ours, N requests; fp32,
+                                   one thread, transformers' modules on both sides; the lower of both models
+    vs_generate_4                  CPU time of one thread with `generate` for each of four requests / ours
+    vs_hf_continuous_batching_16   CPU time of transformers' continuous batching / ours
+                                   (both: the 7 M shape, random weights; …_smollm2: the real model)
+    vs_llamacpp_q4N                decoded tokens/s, ours / llama.cpp's, the same 4-bit file, two threads
+                                   each; …_cpu: a second of CPU time instead of the clock's
+    …_wall                         the same ratio of the clock's time
+
+Requests are greedy, of fresh prompts, and all have the same length. Of each figure the best run counts: other
+processes only add. Runs without the native extension.
+
+With --device cuda the engine alone, on the Llama-3.2-1B shape in bf16 (benches/throughput_limit.py).
+
+    benches/engine.py [--quick] [--json] [--threads N] [--device cuda[:N]]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; the 4-bit engine sets its own
+
+from decoding import Contender, Spent, best, prompts
+from llama_gossip.engine import device as devices
+from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT, PackagedFile
+from llama_gossip.engine.load import load_engine
+from reporting import Figures, table
+
+ROWS: Final = (1, 4, 16)
+Q4_THREADS: Final = 2
+BARS: Final = {
+    "cpu_ratio_vs_raw1": (">=", 0.93),
+    "cpu_ratio_vs_raw4": (">=", 0.90),
+    "cpu_ratio_vs_raw16": (">=", 0.88),
+    "vs_generate_4": (">=", 2.5),
+    "vs_hf_continuous_batching_16": (">=", 1.8),
+    "vs_llamacpp_q41": (">=", 0.7),
+    "vs_llamacpp_q44": (">=", 1.2),
+    "vs_llamacpp_q416": (">=", 1.3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of each model is run."""
+
+    rounds: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    small: Plan
+    smollm2: Plan
+    q4: Plan
+
+
+FULL: Final = Plans(small=Plan(9, 64, 48), smollm2=Plan(5, 64, 48), q4=Plan(9, 32, 96))
+QUICK: Final = Plans(small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64))
+
+Runs = dict[tuple[str, int], Spent]  # by contender and rows: the best of each figure
+Match = Mapping[
+    str, tuple[Contender, Sequence[int]]
+]  # a contender by its name, and for how many rows it runs
+
+
+def contest(match: Match, plan: Plan, vocabulary: int) -> Runs:
+    """All contenders in turn, several rounds; a first run of each warms it and is not counted."""
+    chance = random.Random(1)
+
+    def once(contender: Contender, rows: int, of: Plan) -> Spent:
+        return contender.run(prompts(rows, of.prompt_tokens, vocabulary, chance), of.new_tokens)
+
+    short = replace(plan, new_tokens=4)
+    for contender, sizes in match.values():
+        for rows in sizes:
+            once(contender, rows, short)
+    runs: defaultdict[tuple[str, int], list[Spent]] = defaultdict(list)
+    for _ in range(plan.rounds):
+        for rows in ROWS:
+            for name, (contender, sizes) in match.items():
+                if rows in sizes:
+                    runs[name, rows].append(once(contender, rows, plan))
+    return {key: best(found) for key, found in runs.items()}
+
+
+@contextmanager
+def closed(match: Match) -> Iterator[Match]:
+    try:
+        yield match
+    finally:
+        for contender, _ in match.values():
+            contender.close()
+
+
+def against_transformers(module: Any, own: Contender, plan: Plan) -> Runs:
+    from hf_decoders import ContinuousBatching, GenerateThreads, RawForward
+
+    match: Match = {
+        "own": (own, ROWS),
+        "raw": (RawForward(module), ROWS),
+        "generate": (GenerateThreads(module), (4,)),
+        "hf_continuous_batching": (ContinuousBatching(module), (16,)),
+    }
+    with closed(match):
+        return contest(match, plan, int(module.config.vocab_size))
+
+
+def small_runs(plan: Plan) -> Runs:
+    from llama_gossip.engine.torch_engine import TorchEngine
+    from own_engine import OwnEngine
+    from shapes import SMALL, random_checkpoint
+
+    checkpoint = random_checkpoint("7m", SMALL, device="cpu", dtype="fp32")
+    engine = TorchEngine(checkpoint, max_concurrent=max(ROWS), threads=1)
+    return against_transformers(checkpoint.module, OwnEngine(engine), plan)
+
+
+def smollm2_runs(plan: Plan) -> Runs:
+    from llama_gossip.engine.checkpoint import load_checkpoint
+    from llama_gossip.engine.torch_engine import TorchEngine
+    from own_engine import OwnEngine
+
+    checkpoint = load_checkpoint(DEFAULT, dtype="fp32")
+    engine = TorchEngine(checkpoint, max_concurrent=max(ROWS), threads=1)
+    return against_transformers(checkpoint.module, OwnEngine(engine), plan)
+
+
+def q4_runs(plan: Plan, threads: int) -> Runs:
+    from llamacpp_decoder import LlamaCpp
+    from own_engine import OwnEngine
+
+    engine = load_engine(DEFAULT, dtype="q4", max_concurrent=max(ROWS), threads=threads)
+    context = plan.prompt_tokens + plan.new_tokens + 1
+    theirs = LlamaCpp(gguf_file(), threads=threads, rows=max(ROWS), context=context)
+    match: Match = {"own": (OwnEngine(engine), ROWS), "llamacpp": (theirs, ROWS)}
+    with closed(match):
+        return contest(match, plan, VOCABULARY)
+
+
+VOCABULARY: Final = 49_152  # of smollm2-135m
+
+
+def gguf_file() -> Path:
+    from llama_gossip.engine import models
+
+    source = CATALOGUE[DEFAULT].source
+    assert isinstance(source, PackagedFile)
+    return models.default_models_dir() / DEFAULT / source.file
+
+
+def cpu_ratio(runs: Runs, other: str, rows: int) -> float:
+    return runs[other, rows].cpu_s / runs["own", rows].cpu_s
+
+
+def wall_ratio(runs: Runs, other: str, rows: int) -> float:
+    return runs[other, rows].wall_s / runs["own", rows].wall_s
+
+
+def compared(small: Runs, smollm2: Runs) -> Figures:
+    """The figures against transformers."""
+    figures: Figures = {}
+    for suffix, ratio in (("", cpu_ratio), ("_wall", wall_ratio)):
+        for rows in ROWS:
+            both = ratio(small, "raw", rows), ratio(smollm2, "raw", rows)
+            figures[f"cpu_ratio_vs_raw{rows}" if not suffix else f"ratio_vs_raw{rows}_wall"] = min(both)
+            if not suffix:
+                figures[f"cpu_ratio_vs_raw{rows}_7m"], figures[f"cpu_ratio_vs_raw{rows}_smollm2"] = both
+        for model, runs in (("", small), ("_smollm2", smollm2)):
+            figures[f"vs_generate_4{model}{suffix}"] = ratio(runs, "generate", 4)
+            figures[f"vs_hf_continuous_batching_16{model}{suffix}"] = ratio(
+                runs, "hf_continuous_batching", 16
+            )
+    return figures
+
+
+def compared_q4(runs: Runs) -> Figures:
+    figures: Figures = {}
+    for rows in ROWS:
+        ours, theirs = runs["own", rows], runs["llamacpp", rows]
+        figures[f"vs_llamacpp_q4{rows}"] = ours.tokens_per_s / theirs.tokens_per_s
+        figures[f"vs_llamacpp_q4{rows}_cpu"] = ours.tokens_per_cpu_s / theirs.tokens_per_cpu_s
+    return figures
+
+
+def rates(model: str, runs: Runs) -> Figures:
+    """Decoded tokens a second, for the record: what they are worth depends on the machine."""
+    return {f"tokens_per_s_{model}_{name}{rows}": spent.tokens_per_s for (name, rows), spent in runs.items()}
+
+
+def measure(plans: Plans, threads: int) -> Figures:
+    small = small_runs(plans.small)
+    smollm2 = smollm2_runs(plans.smollm2)
+    q4 = q4_runs(plans.q4, threads)
+    return {
+        **compared(small, smollm2),
+        **compared_q4(q4),
+        **rates("7m", small),
+        **rates("smollm2", smollm2),
+        **rates("q4", q4),
+    }
+
+
+def main() -> int:
+    """Prints a table, with --json one object on stdout. A missed bar is reported, not an error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the short form, minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the table on stderr")
+    parser.add_argument("--device", default="cpu", help="cuda or cuda:N: the engine's throughput there")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=Q4_THREADS,
+        help="of the 4-bit runs; on a busy machine threads wait for each other, and only 1 tells something",
+    )
+    options = parser.parse_args()
+    devices.prepare_environment()
+    bars: Mapping[str, tuple[str, float]] = BARS
+    run: Callable[[], Figures]
+    if options.device == "cpu":
+        run = lambda: measure(QUICK if options.quick else FULL, options.threads)  # noqa: E731
+    else:
+        import throughput_limit
+
+        bars = throughput_limit.BARS
+        run = lambda: throughput_limit.measure(options.device, quick=options.quick)  # noqa: E731
+    figures = run()
+    print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
