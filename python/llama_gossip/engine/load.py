@@ -19,7 +19,8 @@ def load_engine(
     """The engine for a spec, loaded, checked and warm; it works once `start` is called.
 
     spec: `scripted[:option=value,…]`, `paced:MS`, a catalogue name, a `*.gguf` file, a folder or a hub id.
-    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16; None: what suits model and device.
+    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, q8, q4, fp16 (GPU); None or auto:
+    what suits model and device.
     max_concurrent: jobs in the model at once. threads: of the CPU; None: torch's choice.
     Raises ModelUnavailable, UsageError, ConfigError.
     """
