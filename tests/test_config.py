@@ -58,6 +58,7 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "max_concurrent": ("1", "2", 3, 3),
     "device": ("a", "b", "c", "c"),
     "dtype": ("a", "b", "c", "c"),
+    "numerics": ("exact", "fast", "auto", "auto"),
 }
 
 

@@ -46,6 +46,12 @@ def test_fast_steps_claim_nothing() -> None:
     made.close()
 
 
+def test_exact_that_was_asked_for_and_is_not_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llama_gossip.engine.llama_load.is_exact", lambda forward: False)
+    with pytest.raises(EngineError, match="exactly"):
+        loaded(dtype="q4", numerics="exact")
+
+
 def test_sixteen_rows_of_all_kinds_equal_their_lone_runs() -> None:
     with started(engine := loaded(dtype="q4")) as seen:
         configs = [

@@ -52,3 +52,8 @@ def test_a_scripted_spec_gives_a_scripted_engine_under_its_name() -> None:
 def test_counts_below_one_are_usage_errors(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         load_engine("scripted", **options)  # type: ignore[arg-type]
+
+
+def test_unknown_numerics_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="unknown numerics"):
+        load_engine("scripted", numerics="rounded")

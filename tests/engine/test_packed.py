@@ -101,7 +101,7 @@ def test_what_the_pool_held_before_does_not_matter(module: Any) -> None:
         forward.run([Segment(Span(0, 1), 0, [1], DRAW)])
         with torch.inference_mode():
             for pool in forward._pools:
-                pool.keys[:, 48:] = float("nan")
+                pool.keys[:, :, 48:] = float("nan")
         forward.copy(Span(1, 2), Span(3, 1), 9)
         copied = forward.run([Segment(Span(3, 1), 9, ids[9:15], DRAW)])[0]
         straight = fed(forward, Span(1, 2), ids, (9, 15))[15]

@@ -266,6 +266,17 @@ def test_what_is_served_is_told_honestly(engine: TorchEngine, checkpoint: Checkp
     assert "random weights: for tests" in info.notes
 
 
+def test_exactness_that_cannot_be_had_is_refused_where_it_was_asked_for(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    with pytest.raises(EngineError, match="cannot be served exactly"):
+        TorchEngine(checkpoint, threads=1, numerics="exact")
+    engine = TorchEngine(checkpoint, threads=1)
+    assert engine.info.numerics_class is NumericsClass.FP32
+    engine.close()
+
+
 def test_what_is_not_exact_is_not_called_so(checkpoint: Checkpoint) -> None:
     half = load_checkpoint("tiny-random", device="cpu", dtype="bf16")
     for loaded, kind in ((half, NumericsClass.FAST), (checkpoint, NumericsClass.FP32)):

@@ -98,6 +98,7 @@ async def load(session: Session) -> Engine:
                 config.model or DEFAULT_MODEL,
                 device=config.device,
                 dtype=config.dtype,
+                numerics=config.numerics,
                 max_concurrent=config.max_concurrent,
                 progress=progress,
             )

@@ -1,10 +1,10 @@
 """Attention over packed rows: keys and values of a pool, read where they lie, one call for each row.
 
 The law: a token sees its own row's tokens up to itself and nothing else, whatever the pool held before. With
-`exact`, what a token gets is bit for bit the same however its prompt was cut and wherever its span lies:
-every call has at most EXACT_HEADS query heads a head of keys, the length of keys ends at a block's end, a
-mask is always given, and tokens of one block are a batch over the same keys. docs/exactness.md has the proof
-by measurement.
+`exact`, what a token gets is bit for bit the same however its prompt was cut and wherever its span lies. On a
+CPU whose kernels are pinned that takes what was measured to suffice: at most EXACT_HEADS query heads a head
+of keys in a call, a mask always, keys up to a block's end, and the tokens of one block as a batch over the
+same keys. With one length of keys for a whole chunk instead, 1 token in 7 differs beyond 512 keys in fp32.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ class Options:
 class Packed:
     """A step as attention sees it. Constant over its layers, which share the masks."""
 
-    slots: torch.Tensor  # int64 [tokens]: where in the pool each packed token's keys go
+    slots: torch.Tensor  # int64 [tokens]: where in the pool each packed token's keys go, padding's too
     stale: torch.Tensor | None  # int64: tokens behind the newest of blocks just entered
     reads: tuple[Read, ...]
-    tokens: int  # real ones; padding follows them
+    counts: tuple[int, ...]  # tokens of each read, then of the padding if there is any
     masks: dict[tuple[int | None, int], list[torch.Tensor | None]] = field(default_factory=dict)
 
 
-def pack(segments: Sequence[Segment], device: str, *, exact: bool) -> Packed:
+def pack(
+    segments: Sequence[Segment], device: str, *, exact: bool, padding: int = 0, waste: int = 0
+) -> Packed:
+    """`padding` tokens follow the real ones; their keys go to the pool's token `waste`."""
     slots: list[int] = []
     stale: list[int] = []
     reads: list[Read] = []
@@ -65,11 +68,15 @@ def pack(segments: Sequence[Segment], device: str, *, exact: bool) -> Packed:
         if whole - BLOCK_TOKENS >= start:  # this block is entered here: what lay in it is not ours
             stale += range(base + end, base + whole)
         reads += _by_block(start, end, base) if exact else (Read(count, base, base + end, start),)
+    counts = [read.count for read in reads]
+    if padding:
+        slots += [waste] * padding
+        counts.append(padding)
     return Packed(
         torch.tensor(slots, device=device),
         torch.tensor(stale, device=device) if stale else None,
         tuple(reads),
-        len(slots),
+        tuple(counts),
     )
 
 
@@ -88,35 +95,39 @@ def _by_block(start: int, end: int, base: int) -> list[Read]:
 
 @dataclass(slots=True)
 class LayerPool:
-    """One layer's keys and values: [heads of keys, tokens, size], so that a span is a view."""
+    """One layer's keys and values: [1, heads of keys, tokens, size], so that a span is a view."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
     def write(self, packed: Packed, keys: torch.Tensor, values: torch.Tensor) -> None:
         """keys, values: [1, heads of keys, tokens and padding, size]."""
-        for pool, new in ((self.keys, keys), (self.values, values)):
-            if packed.stale is not None:
-                pool.index_fill_(1, packed.stale, 0.0)
-            pool.index_copy_(1, packed.slots, new[0, :, : packed.tokens])
+        if packed.stale is not None:
+            self.keys.index_fill_(2, packed.stale, 0.0)
+            self.values.index_fill_(2, packed.stale, 0.0)
+        self.keys.index_copy_(2, packed.slots, keys)
+        self.values.index_copy_(2, packed.slots, values)
 
     def copy(self, source: Span, target: Span, tokens: int) -> None:
         begin, end = target.first_token, target.first_token + tokens
         for pool in (self.keys, self.values):
-            pool[:, begin:end] = pool[:, source.first_token : source.first_token + tokens].clone()
-            pool[:, end : target.first_token + _block_end(tokens - 1)] = 0.0
+            pool[:, :, begin:end] = pool[:, :, source.first_token : source.first_token + tokens].clone()
+            pool[:, :, end : target.first_token + _block_end(tokens - 1)] = 0.0
 
 
-def _span_of(pool: torch.Tensor, begin: int, end: int, batch: int, group: int) -> torch.Tensor:
-    """The pool's tokens as `batch` times the same, heads of keys apart: [batch, heads, keys, size]; with
-    a group, heads of keys as the batch: [heads, group, keys, size]. A third of the time of slicing."""
-    heads, tokens, size = pool.shape
-    if group:
-        return torch.as_strided(
-            pool, (heads, group, end - begin, size), (tokens * size, 0, size, 1), begin * size
-        )
+def _span_of(pool: torch.Tensor, begin: int, end: int, batch: int) -> torch.Tensor:
+    """The pool's tokens, `batch` times the same: [batch, heads, keys, size]. A third of slicing's time."""
+    _, heads, tokens, size = pool.shape
     return torch.as_strided(
         pool, (batch, heads, end - begin, size), (0, tokens * size, size, 1), begin * size
+    )
+
+
+def _spread_span_of(pool: torch.Tensor, begin: int, end: int, group: int) -> torch.Tensor:
+    """The same with heads of keys as the batch and their group as the heads: [heads, group, keys, size]."""
+    _, heads, tokens, size = pool.shape
+    return torch.as_strided(
+        pool, (heads, group, end - begin, size), (tokens * size, 0, size, 1), begin * size
     )
 
 
@@ -130,27 +141,28 @@ class Attention:
     def attend(self, packed: Packed, query: torch.Tensor, pool: LayerPool, options: Options) -> torch.Tensor:
         """query: [1, heads, tokens, size], padding last; returns [1, tokens, heads, size of values]."""
         _, heads, count, size = query.shape
-        kv_heads = pool.keys.shape[0]
+        kv_heads = pool.keys.shape[1]
         rows = query.transpose(1, 2).reshape(count, kv_heads, heads // kv_heads, size)
-        counts = [read.count for read in packed.reads]
-        if count > packed.tokens:
-            counts.append(count - packed.tokens)
         read_rows = self._exact_rows if self.exact else self._fast_rows
         masks = self._masks_of(packed, options.window, rows)
-        made = [
-            read_rows(read, part, mask, pool, options)
-            for read, part, mask in zip(packed.reads, rows.split(counts), masks, strict=False)
-        ]
-        if count > packed.tokens:
-            made.append(made[0].new_zeros(count - packed.tokens, *made[0].shape[1:]))
-        out = torch.cat(made) if len(made) > 1 else made[0]
-        return out.reshape(1, count, heads, pool.values.shape[2])
+        reads, counts = packed.reads, packed.counts
+        if len(counts) == 1:
+            made = read_rows(reads[0], rows, masks[0], pool, options)
+        else:
+            parts = [
+                read_rows(read, part, mask, pool, options)
+                for read, part, mask in zip(reads, rows.split(counts), masks, strict=False)
+            ]
+            if len(counts) > len(reads):
+                parts.append(parts[0].new_zeros(counts[-1], *parts[0].shape[1:]))
+            made = torch.cat(parts)
+        return made.reshape(1, count, heads, pool.values.shape[3])
 
     def _exact_rows(
         self, read: Read, rows: torch.Tensor, mask: torch.Tensor | None, pool: LayerPool, options: Options
     ) -> torch.Tensor:
-        keys = _span_of(pool.keys, read.begin, read.end, read.count, 0)
-        values = _span_of(pool.values, read.begin, read.end, read.count, 0)
+        keys = _span_of(pool.keys, read.begin, read.end, read.count)
+        values = _span_of(pool.values, read.begin, read.end, read.count)
         group = rows.shape[2]
         if group <= EXACT_HEADS or mask is None:
             return _sdpa(rows, keys, values, mask, options)
@@ -164,10 +176,10 @@ class Attention:
     ) -> torch.Tensor:
         begin = _first_seen(read, options.window)
         if read.count == 1:
-            keys = _span_of(pool.keys, begin, read.end, 1, 0)
-            return _sdpa(rows, keys, _span_of(pool.values, begin, read.end, 1, 0), None, options)
-        keys = _span_of(pool.keys, begin, read.end, 1, rows.shape[2])
-        values = _span_of(pool.values, begin, read.end, 1, rows.shape[2])
+            keys = _span_of(pool.keys, begin, read.end, 1)
+            return _sdpa(rows, keys, _span_of(pool.values, begin, read.end, 1), None, options)
+        keys = _spread_span_of(pool.keys, begin, read.end, rows.shape[2])
+        values = _spread_span_of(pool.values, begin, read.end, rows.shape[2])
         return _sdpa(rows.permute(1, 2, 0, 3), keys, values, mask, options).permute(2, 0, 1, 3)
 
     def _masks_of(self, packed: Packed, window: int | None, rows: torch.Tensor) -> list[torch.Tensor | None]:

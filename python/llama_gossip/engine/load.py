@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from llama_gossip.engine.base import Engine
 from llama_gossip.engine.progress import Progress
 from llama_gossip.errors import UsageError
+
+NUMERICS: Final = ("auto", "exact", "fast")
 
 
 def load_engine(
@@ -14,20 +18,24 @@ def load_engine(
     dtype: str | None = None,
     max_concurrent: int = 8,
     threads: int | None = None,
+    numerics: str = "auto",
     progress: Progress | None = None,
 ) -> Engine:
     """The engine for a spec, loaded, checked and warm; it works once `start` is called.
 
     spec: `scripted[:option=value,…]`, `paced:MS`, a catalogue name, a `*.gguf` file, a folder or a hub id.
-    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, q8, q4, fp16 (GPU); None or auto:
-    what suits model and device.
-    max_concurrent: jobs in the model at once. threads: of the CPU; None: torch's choice.
-    Raises ModelUnavailable, UsageError, ConfigError.
+    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, fp16 (on a
+    GPU), q4, q8 (of a Llama, on a CPU); None, auto: what suits model and device.
+    max_concurrent: jobs in the model at once. threads: of the CPU; None: torch's choice. numerics: exact (the
+    same logits to the bit in any batch), fast (without), auto (exact where that can be had).
+    Raises ModelUnavailable, UsageError, ConfigError, EngineError.
     """
     if max_concurrent < 1:
         raise UsageError(f"max_concurrent is {max_concurrent}", hint="at least 1")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", hint="at least 1")
+    if numerics not in NUMERICS:
+        raise UsageError(f"unknown numerics {numerics!r}", hint="one of " + ", ".join(NUMERICS))
     from llama_gossip.engine import scripted
 
     script = scripted.parse_spec(spec)
@@ -42,6 +50,7 @@ def load_engine(
         dtype=dtype,
         max_concurrent=max_concurrent,
         threads=threads,
+        numerics=numerics,
         progress=progress,
     )
 

@@ -36,6 +36,7 @@ class PackedForward:
         self._device = device
         self._attention = Attention(exact)
         self._pools: list[LayerPool] = []
+        self._tokens = 0  # of the pool
         self._shapes: list[tuple[torch.Tensor, torch.Tensor]] = []  # of one token: empty pools' models
         self._packed: Packed | None = None
         self._layer = 0
@@ -70,11 +71,11 @@ class PackedForward:
 
     def reserve(self, blocks: int) -> None:
         self._pools.clear()  # the old memory first
-        tokens = blocks * BLOCK_TOKENS
+        self._tokens = blocks * BLOCK_TOKENS  # and one for the keys of padding
         self._pools = [
             LayerPool(
-                keys.new_empty(keys.shape[1], tokens, keys.shape[3]),
-                values.new_empty(values.shape[1], tokens, values.shape[3]),
+                keys.new_empty(1, keys.shape[1], self._tokens + 1, keys.shape[3]),
+                values.new_empty(1, values.shape[1], self._tokens + 1, values.shape[3]),
             )
             for keys, values in self._shapes
         ]
@@ -92,7 +93,7 @@ class PackedForward:
         padding = max(0, self.least_rows - len(ids))
         wanted += wanted[-1:] * (self.least_rows - draws) or [0]
         with torch.inference_mode():
-            self._packed = pack(segments, self._device, exact=self.exact)
+            self._packed = pack(segments, self._device, exact=self.exact, padding=padding, waste=self._tokens)
             logits = self._call(ids + [0] * padding, positions + [0] * padding, wanted)
             return logits[:draws]
 

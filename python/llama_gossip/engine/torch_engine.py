@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from llama_gossip.engine import device as devices
 from llama_gossip.engine import models
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from llama_gossip.engine.packed import PackedForward
     from llama_gossip.engine.selfcheck import Reference
 
-Numerics: TypeAlias = Literal["auto", "exact", "fast"]
 SERIAL_NOTE: Final = "this architecture's requests cannot share a step: they run one after another"
 
 log = logging.getLogger(__name__)
 
 
-def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: Numerics) -> Opened:
+def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opened:
     """The best forward that this checkpoint passes the check with. Raises EngineError where none does."""
     from llama_gossip.engine import selfcheck
     from llama_gossip.engine.serial import SerialForward
@@ -41,6 +40,8 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: Numerics) -> 
     vocabulary = int(module.get_input_embeddings().weight.shape[0])
     plain = selfcheck.reference(module, vocabulary, device)
     packed = _packed(checkpoint, device, plain, exact=numerics != "fast" and devices.pinned_kernels(device))
+    if numerics == "exact" and (packed is None or not packed.exact):
+        raise _not_exact(checkpoint.name)
     if packed is not None:
         return _opened(checkpoint, device, packed, packed.numerics if packed.exact else "")
     serial = SerialForward(module, device=device)
@@ -56,11 +57,13 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: Numerics) -> 
     return _opened(checkpoint, device, serial, "", SERIAL_NOTE)
 
 
-def open_lean(checkpoint: LlamaCheckpoint, numerics: Numerics) -> Opened:
+def open_lean(checkpoint: LlamaCheckpoint, numerics: str) -> Opened:
     """The lean step of a plain Llama. Raises EngineError where it computes something else."""
     from llama_gossip.engine.llama_load import open_llama
 
     forward = open_llama(checkpoint, exact=numerics != "fast" and devices.pinned_kernels("cpu"))
+    if numerics == "exact" and forward.mode != "exact":
+        raise _not_exact(checkpoint.name)
     word = forward.numerics if forward.mode == "exact" else ""
     numerics_id, numerics_class = devices.numerics(checkpoint.dtype, "cpu", checkpoint.quantisation, word)
     return Opened(
@@ -69,6 +72,13 @@ def open_lean(checkpoint: LlamaCheckpoint, numerics: Numerics) -> Opened:
         numerics_id=numerics_id,
         numerics_class=numerics_class,
         weight_bytes=forward.weights.nbytes,
+    )
+
+
+def _not_exact(name: str) -> EngineError:
+    return EngineError(
+        f"{name} cannot be served exactly on this machine",
+        hint="leave --numerics out: what holds is announced",
     )
 
 
@@ -111,7 +121,7 @@ def _opened(checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *
     )
 
 
-def _open(checkpoint: Checkpoint | LlamaCheckpoint, device: str, numerics: Numerics) -> Opened:
+def _open(checkpoint: Checkpoint | LlamaCheckpoint, device: str, numerics: str) -> Opened:
     from llama_gossip.engine.checkpoint import Checkpoint
 
     if isinstance(checkpoint, Checkpoint):
@@ -129,7 +139,7 @@ class TorchEngine(SteppedEngine[BatchRow]):
         *,
         max_concurrent: int = 8,
         threads: int | None = None,
-        numerics: Numerics = "auto",
+        numerics: str = "auto",
     ) -> None:
         placement = placement or devices.place(checkpoint.device)
         self.batch = Batch(
@@ -150,7 +160,7 @@ def load_torch_engine(
     max_concurrent: int,
     threads: int | None,
     progress: Progress | None,
-    numerics: Numerics = "auto",
+    numerics: str = "auto",
 ) -> TorchEngine:
     devices.prepare_environment()
     in_memory = spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)
@@ -165,9 +175,7 @@ def load_torch_engine(
     if quantised and placement.device != "cpu":
         raise UsageError(f"{dtype} is computed on CPUs only", hint="--device cpu, or --dtype bf16")
     options = _Options(placement, max_concurrent, threads, numerics)
-    if placement.device == "cpu" and (
-        quantised or not in_memory
-    ):  # the tests' model keeps the other way tested
+    if placement.device == "cpu" and (quantised or not in_memory):  # tiny-random tests the other way
         lean = _lean(spec, dtype, options, progress, needed=quantised)
         if lean is not None:
             return lean
@@ -179,7 +187,7 @@ class _Options:
     placement: devices.Placement
     max_concurrent: int
     threads: int | None
-    numerics: Numerics
+    numerics: str
 
     def engine(self, checkpoint: Checkpoint | LlamaCheckpoint) -> TorchEngine:
         return TorchEngine(
