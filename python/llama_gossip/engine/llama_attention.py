@@ -1,8 +1,9 @@
 """Attention of the lean Llama step: which calls a packed step needs, and how each is made row by row alike.
 
-The law of exactness on CPU: every call has a mask, its key length is a multiple of BLOCK_TOKENS, at most
-MAX_HEADS query heads share a key head in it, and a prompt's tokens are a batch over the same keys. Then a
-token's result depends on its own keys alone: not on the chunk it came in, on who is beside it, or on threads.
+The law of exactness on CPU: every call has a mask, its key length is a multiple of BLOCK_TOKENS and within
+the last of the kernel's own blocks (KERNEL_KEYS) that each of its rows needs, at most MAX_HEADS query heads
+share a key head in it, and a prompt's tokens are a batch over the same keys. Then a token's result depends on
+its own keys alone: not on the chunk it came in, on who is beside it, or on threads.
 What lies behind a mask must be finite, so pools begin as zeros and are cleaned of what is not (llama_step).
 """
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 MAX_HEADS: Final = 3  # of a group in one call; from 4 on the kernel adds in another order
-PIECE_TOKENS: Final = 64  # of a prompt in one call: the earlier ones need fewer keys than the last
+KERNEL_KEYS: Final = 512  # the kernel's block: one that is masked as a whole changes a row's last bits
+PIECE_TOKENS: Final = (
+    64  # of a prompt in one call, at its multiples: so it never needs more blocks at its end
+)
 SLACK_TOKENS: Final = 128  # masked keys that a row reads to share a call cost about what a call does
 
 
@@ -86,9 +90,11 @@ def _prompt_calls(segments: Sequence[Segment]) -> list[_Keys]:
     found = []
     for segment in segments:
         end = segment.start + len(segment.ids)
-        for start in range(segment.start, end, PIECE_TOKENS):
-            stop = min(end, start + PIECE_TOKENS)
+        start = segment.start
+        while start < end:
+            stop = min(end, (start // PIECE_TOKENS + 1) * PIECE_TOKENS)
             found.append((stop - start, segment.span.first_token, 0, _rounded(stop)))
+            start = stop
     return found
 
 
@@ -105,7 +111,8 @@ def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
             shortest, longest = min(shortest, length), max(longest, length)
             room = min(room, span.tokens)
             even = number - begin < 2 or gap == step
-            if not even or longest > room or longest - shortest > SLACK_TOKENS:
+            alike = longest - shortest <= SLACK_TOKENS and _blocks(shortest) == _blocks(longest)
+            if not (even and alike and longest <= room):
                 break
             step, end = gap, number + 1
         rows = segments[begin:end]
@@ -113,6 +120,10 @@ def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
         found.append((len(rows), rows[0].span.first_token, step, longest))
         begin = end
     return found
+
+
+def _blocks(keys: int) -> int:
+    return -(-keys // KERNEL_KEYS)
 
 
 def _rounded(tokens: int) -> int:
