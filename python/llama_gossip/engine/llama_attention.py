@@ -1,9 +1,10 @@
 """Attention of the lean Llama step: which calls a packed step needs, and how each is made row by row alike.
 
-The law of exactness on CPU: every call has a mask, its key length is a multiple of BLOCK_TOKENS and within
-the last of the kernel's own blocks (KERNEL_KEYS) that each of its rows needs, at most MAX_HEADS query heads
-share a key head in it, and a prompt's tokens are a batch over the same keys. Then a token's result depends on
-its own keys alone: not on the chunk it came in, on who is beside it, or on threads.
+The law of exactness on CPU: every call has a mask; at most MAX_HEADS query heads share a key head in it; a
+prompt's tokens are a batch over the same keys; and the key length is a multiple of BLOCK_TOKENS: in fp32 the
+first that a row needs, in bf16 any that is within the last of the kernel's own blocks (KERNEL_KEYS) that it
+needs. Then a token's result depends on its own keys alone: not on the chunk it came in, on who is beside it,
+or on threads.
 What lies behind a mask must be finite, so pools begin as zeros and are cleaned of what is not (llama_step).
 """
 
@@ -73,7 +74,9 @@ def planned(segments: Sequence[Segment], dtype: torch.dtype) -> Plan:
         positions += held
         places += (segment.span.first_token + position for position in held)
     table = torch.tensor(positions)
-    spans = [*_prompt_calls([segments[n] for n in long]), *_token_calls([segments[n] for n in short])]
+    loose = dtype == torch.bfloat16
+    spans = _prompt_calls([segments[n] for n in long], PIECE_TOKENS if loose else BLOCK_TOKENS)
+    spans += _token_calls([segments[n] for n in short], SLACK_TOKENS if loose else 0)
     calls = []
     begin = 0
     for count, first, step, length in spans:
@@ -86,19 +89,19 @@ def planned(segments: Sequence[Segment], dtype: torch.dtype) -> Plan:
 _Keys = tuple[int, int, int, int]  # rows, first token, step, length
 
 
-def _prompt_calls(segments: Sequence[Segment]) -> list[_Keys]:
+def _prompt_calls(segments: Sequence[Segment], piece: int) -> list[_Keys]:
     found = []
     for segment in segments:
         end = segment.start + len(segment.ids)
         start = segment.start
         while start < end:
-            stop = min(end, (start // PIECE_TOKENS + 1) * PIECE_TOKENS)
+            stop = min(end, (start // piece + 1) * piece)
             found.append((stop - start, segment.span.first_token, 0, _rounded(stop)))
             start = stop
     return found
 
 
-def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
+def _token_calls(segments: Sequence[Segment], slack: int) -> list[_Keys]:
     """Rows whose spans are evenly spaced, and hold as many keys as the longest of them, share a call."""
     found: list[_Keys] = []
     begin = 0
@@ -111,7 +114,7 @@ def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
             shortest, longest = min(shortest, length), max(longest, length)
             room = min(room, span.tokens)
             even = number - begin < 2 or gap == step
-            alike = longest - shortest <= SLACK_TOKENS and _blocks(shortest) == _blocks(longest)
+            alike = longest - shortest <= slack and _blocks(shortest) == _blocks(longest)
             if not (even and alike and longest <= room):
                 break
             step, end = gap, number + 1
