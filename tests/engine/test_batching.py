@@ -113,12 +113,13 @@ def test_the_second_turn_of_a_chat_feeds_only_what_is_new(engine: TorchEngine) -
     with started(engine) as seen:
         engine.submit(job(1, IdsPrompt(PROMPT), max_tokens=50, ignore_eos=True))
         answer = seen.answer(1)
-        assert (engine.batch.counts.fed, engine.batch.counts.cached) == (1000, 0)
+        assert (engine.load().fed_tokens, engine.load().cached_tokens) == (1000, 0)
         history = (*PROMPT, *answer.ids, 7, 8, 9, 10)
         engine.submit(job(2, IdsPrompt(history), max_tokens=20, ignore_eos=True))
         second = seen.answer(2)
-        assert engine.batch.counts.fed - 1000 == 5  # the new ones, and the last of the answer
-        assert engine.batch.counts.cached == 1049
+        assert engine.load().fed_tokens - 1000 == 5  # the new ones, and the last of the answer
+        assert engine.load().cached_tokens == 1049
+        assert [event.cached_tokens for event in seen.started(2)] == [1049]
         assert not seen.prefills(2)
         engine.submit(replace(job(3, IdsPrompt(history), max_tokens=20, ignore_eos=True), owner=b"another"))
         assert seen.answer(3).ids == second.ids
@@ -134,11 +135,11 @@ def test_a_resume_on_the_same_worker_costs_one_token(engine: TorchEngine) -> Non
         seen.wait_for(lambda: len(seen.tokens(2)) >= 30, "30 tokens")
         engine.cancel(2)
         cut = seen.answer(2)
-        before = engine.batch.counts.fed
+        before = engine.load().fed_tokens
         resume = cut.resume_at(len(cut.ids))
         engine.submit(replace(job(3, IdsPrompt(PROMPT), resume=resume, **options), owner=b"other"))
         assert cut.ids + seen.answer(3).ids == whole.ids
-        assert engine.batch.counts.fed - before == 1
+        assert engine.load().fed_tokens - before == 1
 
 
 def test_a_slot_is_free_within_a_step_of_a_cancel(checkpoint: Checkpoint) -> None:
@@ -171,4 +172,4 @@ def test_old_prefixes_make_room_for_rows(checkpoint: Checkpoint) -> None:
         engine.submit(job(20, IdsPrompt((20, *PROMPT)), max_tokens=3000, ignore_eos=True))
         seen.wait_for(lambda: seen.tokens(20), "the first token beside no old prefix")
         engine.cancel(20)
-        assert engine.batch.counts.cached == 0
+        assert engine.load().cached_tokens == 0

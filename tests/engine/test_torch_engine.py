@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from llama_gossip.engine import batching
 from llama_gossip.engine import device as devices
-from llama_gossip.engine.base import FailureCode
+from llama_gossip.engine.base import EngineEvent, FailureCode, JobDone
 from llama_gossip.engine.batching import PREFILL_TOKENS
 from llama_gossip.engine.checkpoint import Checkpoint, load_checkpoint
 from llama_gossip.engine.forward import Segment
@@ -107,30 +107,45 @@ def test_logits_that_are_not_finite_fail_their_row_alone(
 
 
 def test_a_step_that_raises_fails_its_rows_retryable_and_the_next_ones_are_served(
-    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The third row waits for its turn to be fed: what it had in the pool is gone, so it is fed again."""
-    with started(engine) as seen:
-        engine.submit(job(0, LONG_PROMPT + "C"))
-        expected = seen.answer(0).ids
-    plain = PackedForward.run
-    other = TorchEngine(load_checkpoint("tiny-random", device="cpu", dtype="fp32"), threads=1)
+    """The third row has a prefix and waits for its turn: what the pool held is gone, so it is fed again."""
+    import torch
+
+    engine = TorchEngine(checkpoint, threads=1)
+    plain_run, plain_reserve = PackedForward.run, PackedForward.reserve
 
     def raising(self: PackedForward, segments: list[Segment]) -> Any:
         if any(segment.ids[0] == 66 and segment.start > 0 for segment in segments):  # "BBB…"
-            monkeypatch.setattr(PackedForward, "run", plain)
             raise RuntimeError("out of memory at /some/secret/path")
-        return plain(self, segments)
+        return plain_run(self, segments)
 
-    with started(other) as seen:
+    def emptied(self: PackedForward, blocks: int) -> None:
+        monkeypatch.setattr(PackedForward, "run", plain_run)
+        plain_reserve(self, blocks)
+        with torch.inference_mode():
+            for pool in self._pools:
+                pool.keys.fill_(7.0)
+
+    with started(engine) as seen:
+        prompt = LONG_PROMPT + "and then it rests"
+        engine.submit(replace(job(0, prompt), owner=b"another"))
+        expected = seen.answer(0).ids
         monkeypatch.setattr(PackedForward, "run", raising)
-        for number, prompt in ((1, "A"), (2, "B" * 600), (3, LONG_PROMPT + "C")):
-            other.submit(job(number, prompt, ignore_eos=number != 3))
-        for number in (1, 2):
-            failed = seen.answer(number).failed
-            assert (failed.code, failed.retryable) == (FailureCode.ENGINE, True)
-            assert "secret" not in failed.message
+        monkeypatch.setattr(PackedForward, "reserve", emptied)
+
+        def react(events: Sequence[EngineEvent]) -> None:
+            if any(isinstance(event, JobDone) and event.job_id == 1 for event in events):
+                engine.submit(job(2, "B" * 600))  # from the model's thread: both are there for its next step
+                engine.submit(job(3, prompt))
+
+        seen.react = react
+        engine.submit(job(1, LONG_PROMPT, max_tokens=1))
+        failed = seen.answer(2).failed
+        assert (failed.code, failed.retryable) == (FailureCode.ENGINE, True)
+        assert "secret" not in failed.message
         assert seen.answer(3).ids == expected
+        assert seen.started(3)[0].cached_tokens == len(LONG_PROMPT)
     assert "out of memory" in caplog.text
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from llama_gossip.protocol import effects as ef
 from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.affinity import links_of
@@ -141,3 +143,11 @@ def test_a_claim_behind_three_faster_ones_is_blamed() -> None:
     for worker in (b"a", b"b", b"c"):
         patient.heard(claim(worker, 10))
     assert patient.said(claim()) == [], "none of them is faster"
+
+
+@pytest.mark.parametrize("event", [b"", b"\x95\x01", b"\x95\x01\x03"])
+def test_a_claim_may_come_out_in_an_event_that_brings_whatever_bytes(event: bytes) -> None:
+    listening = Listening()
+    listening.speaker.event = ev.GossipReceived(NodeId(bytes(32)), event)
+    brings_the_request = event.endswith(b"\x03")
+    assert listening.said(claim()) == ([] if brings_the_request else ["I12"])

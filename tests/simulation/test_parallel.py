@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count, islice
 
 import pytest
 
 from llama_gossip.simulation import campaign
 from llama_gossip.simulation.__main__ import main
+from llama_gossip.simulation.history import Violation
 from llama_gossip.simulation.parallel import in_order
-from llama_gossip.simulation.scenario import PROFILES
+from llama_gossip.simulation.scenario import PROFILES, Scenario
+from llama_gossip.simulation.world import Outcome
 
 
 def slow_for_even(number: int) -> int:
@@ -48,3 +51,25 @@ def test_a_campaign_does_not_depend_on_the_number_of_processes() -> None:
 def test_no_process_at_all_is_a_wrong_question(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--jobs", "0"]) == 2
     assert "give 1 or more" in capsys.readouterr().err
+
+
+def test_a_bug_of_the_simulation_itself_names_the_seed_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign.World, "run", lambda world: failing(world.seed))
+    with pytest.raises(RuntimeError, match="seed 3 shows"):
+        campaign.run_seed(3, PROFILES["quiet"])
+
+
+def test_a_failing_seed_is_told_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_seed = campaign.run_seed
+
+    def violated(seed: int, scenario: Scenario) -> Outcome:
+        told = capsys.readouterr().err
+        assert ("seed 7 fails: I3" in told) == (seed == 8)
+        broken = (Violation("I3", 5, "broken on purpose"),)
+        return replace(run_seed(seed, scenario), violations=broken if seed == 7 else ())
+
+    monkeypatch.setattr(campaign, "run_seed", violated)
+    calm = ["--profile", "quiet", "--jobs", "1", "--no-shrink"]
+    assert main(["--requests", "400", "--seed", "6", *calm]) == 1

@@ -9,9 +9,9 @@ from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, NodeId,
 from llama_gossip.simulation import campaign
 from llama_gossip.simulation.faults import FaultKind
 from llama_gossip.simulation.history import Story
-from llama_gossip.simulation.results import Results
+from llama_gossip.simulation.results import JUDGED_TOKENS, Results
 from llama_gossip.simulation.scenario import PROFILES
-from llama_gossip.simulation.waste import FEW_TOKENS, WASTE_SEED, Waste
+from llama_gossip.simulation.waste import WASTE_SEED, Waste
 from llama_gossip.simulation.world import World
 
 SUBMIT = ev.Submit(
@@ -73,18 +73,18 @@ def test_a_seed_of_few_tokens_may_waste_as_many_as_the_smallest_that_counts() ->
     waste, story = asked()
     waste.made_for(story, 1, 0, 1)
     story.fenced[1] = 2_000
-    waste.made_for(story, 1, 1, 351)
+    waste.made_for(story, 1, 1, 701)
     assert not waste.too_high
-    waste.made_for(story, 1, 351, 352)
+    waste.made_for(story, 1, 701, 702)
     assert waste.too_high
 
 
-def test_the_worst_seed_of_a_campaign_is_one_that_counts() -> None:
+def test_the_worst_seed_of_a_campaign_has_more_than_a_few_tokens() -> None:
     results = Results()
-    outcome = replace(World(1, replace(PROFILES["quiet"], requests=2)).run(), tokens_made=2 * FEW_TOKENS)
-    results.add(replace(outcome, tokens_needed=FEW_TOKENS - 1))
+    outcome = replace(World(1, replace(PROFILES["quiet"], requests=2)).run(), tokens_made=2 * JUDGED_TOKENS)
+    results.add(replace(outcome, tokens_needed=JUDGED_TOKENS - 1))
     assert results.worst_waste == 0.0
-    results.add(replace(outcome, tokens_needed=FEW_TOKENS))
+    results.add(replace(outcome, tokens_needed=JUDGED_TOKENS))
     assert results.worst_waste == 2.0
 
 

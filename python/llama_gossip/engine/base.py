@@ -53,6 +53,8 @@ class EngineLoad:
     first_token_ms: float  # moving average
     memory_free: int  # bytes
     last_step_age_ms: float  # since the model last stepped, or since it became busy; 0 when idle
+    fed_tokens: int = 0  # of prompts and resumed parts since the start, that had to be fed
+    cached_tokens: int = 0  # and those that were there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class JobStarted:
     job_id: JobId
     prompt_tokens: int
     prompt_digest: bytes | None  # BLAKE2b-256 over u32 BE ids, BOS and template included
+    cached_tokens: int = 0  # that need no prefill
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,14 +99,6 @@ class BatchRow:
         return len(self.ids) + max(0, self.answer.job.config.max_tokens - self.answer.made)
 
 
-@dataclass(slots=True)
-class PrefixCounts:
-    """Tokens of admitted rows that had to be fed, and those that were there already."""
-
-    fed: int = 0
-    cached: int = 0
-
-
 class Batch:
     """A SteppedModel. `opener` makes and checks the forward, in the model thread."""
 
@@ -134,7 +126,6 @@ class Batch:
         self._admitted = 0
         self._memory_free = 0
         self._memory_read_s = 0.0
-        self.counts = PrefixCounts()
 
     # --- at load ---------------------------------------------------------------------------------
 
@@ -221,8 +212,7 @@ class Batch:
                 row.fed = 0
         self._admitted += 1
         row.number = self._admitted
-        self.counts.cached += row.fed
-        self.counts.fed += len(row.ids) - row.fed
+        row.answer.cached = row.fed
         return True
 
     def release(self, row: BatchRow) -> None:

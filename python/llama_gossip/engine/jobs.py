@@ -99,6 +99,7 @@ class Answer:
     replayed_chars: int = 0  # of their text, that is not emitted again
     made: int = 0  # tokens of the whole answer, resumed part included
     finish_reason: FinishReason | None = None
+    cached: int = 0  # of the prompt and the resumed part, tokens that need not be fed
     _emitted: int = 0
     _text: TextStream[TokenLogprob] = field(init=False)
     _digest: hashlib.blake2b = field(init=False)

@@ -115,6 +115,8 @@ class Gauges:
     """Moving averages over ended requests, and the age of the last step. Single values: no lock needed."""
 
     steps: int = 0
+    fed_tokens: int = 0
+    cached_tokens: int = 0
     tokens_per_s: float = 0.0
     first_token_ms: float = 0.0
     last_step_s: float = field(default_factory=time.monotonic)
@@ -123,6 +125,10 @@ class Gauges:
         """A job enters the model: an idle model's age counts from here."""
         if already_running == 0:
             self.last_step_s = time.monotonic()
+
+    def admitted(self, answer: Answer) -> None:
+        self.cached_tokens += answer.cached
+        self.fed_tokens += answer.prompt_tokens + len(answer.replayed) - answer.cached
 
     def stepped(self) -> None:
         self.steps += 1
@@ -145,6 +151,8 @@ class Gauges:
             first_token_ms=self.first_token_ms,
             memory_free=memory_free,
             last_step_age_ms=age_s * 1000,
+            fed_tokens=self.fed_tokens,
+            cached_tokens=self.cached_tokens,
         )
 
 

@@ -195,10 +195,13 @@ class SteppedEngine(Generic[RowT]):
             live.started_s = time.monotonic()
             self.gauges.busy(len(self._rows))
             answer = live.row.answer
-            events.append(JobStarted(live.job.job_id, answer.prompt_tokens, answer.prompt_digest))
+            events.append(
+                JobStarted(live.job.job_id, answer.prompt_tokens, answer.prompt_digest, answer.cached)
+            )
             if answer.finish_reason is not None:  # the resumed part is already the whole answer
                 events += self._done(live)
             else:
+                self.gauges.admitted(answer)
                 self._rows.append(live)
         return events
 

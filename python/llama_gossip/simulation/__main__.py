@@ -17,6 +17,7 @@ from llama_gossip.errors import UsageError
 from llama_gossip.simulation import campaign, mutation, scenario
 from llama_gossip.simulation.results import Results
 from llama_gossip.simulation.scenario import Scenario
+from llama_gossip.simulation.world import Outcome
 
 SHOWN = 5  # failing seeds that are told in full
 PROGRESS_S = 0.5
@@ -69,10 +70,13 @@ def _scenario_of(options: argparse.Namespace) -> Scenario:
 def _simulate(options: argparse.Namespace) -> int:
     chosen = _scenario_of(options)
     started_s = time.perf_counter()
-    told_s = started_s
+    told_s, failing = started_s, 0
 
     def progress(results: Results) -> None:
-        nonlocal told_s
+        nonlocal told_s, failing
+        if len(results.failing) > failing:
+            failing = len(results.failing)
+            _tell_at_once(results.failing[-1])
         now_s = time.perf_counter()
         if now_s - told_s >= PROGRESS_S:
             told_s = now_s
@@ -86,6 +90,13 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(results.as_object(elapsed_s)) + "\n")
     return int(results.violations > 0)
+
+
+def _tell_at_once(outcome: Outcome) -> None:
+    """A long run is worth stopping early."""
+    clear = "\r" + " " * 78 + "\r" if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{clear}seed {outcome.seed} fails: {outcome.violations[0]}\n")
+    sys.stderr.flush()
 
 
 def _bar(results: Results, requests: int, elapsed_s: float) -> None:

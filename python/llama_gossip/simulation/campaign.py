@@ -23,16 +23,23 @@ SHRINK_RUNS = 60  # as many kinds twice over, and a few
 
 
 def run_seed(seed: int, scenario: Scenario) -> Outcome:
-    """One seed; now and then twice, for I14."""
-    outcome = World(seed, scenario).run()
+    """One seed; now and then twice, for I14. Raises RuntimeError where the simulation itself breaks."""
+    outcome = _run(seed, scenario)
     if scenario.repeat_every and seed % scenario.repeat_every == 1:
-        again = World(seed, scenario).run()
+        again = _run(seed, scenario)
         if again.trace != outcome.trace:
             what = f"two runs of seed {seed} have different traces"
             outcome = replace(
                 outcome, violations=(*outcome.violations, Violation("I14", outcome.virtual_ms, what))
             )
     return outcome
+
+
+def _run(seed: int, scenario: Scenario) -> Outcome:
+    try:
+        return World(seed, scenario).run()
+    except Exception as error:  # of the world, not of a core: what a core raises is a violation
+        raise RuntimeError(f"the simulation has a bug that seed {seed} shows") from error
 
 
 def outcomes(first_seed: int, requests: int, scenario: Scenario, *, jobs: int = 1) -> Iterator[Outcome]:

@@ -88,7 +88,8 @@ class Chatter:
     @staticmethod
     def _is_asked_now(node: Process) -> bool:
         """An idle worker may answer in the event that brings the Request, before that is known as heard."""
-        return isinstance(node.event, ev.GossipReceived) and node.event.data[2] == Kind.REQUEST
+        event = node.event  # whose bytes may be anybody's, and few
+        return isinstance(event, ev.GossipReceived) and event.data[2:3] == bytes((Kind.REQUEST,))
 
     def _bound(self, node: Process, life: Life, kind: Kind, burst: int, per_s: int) -> None:
         now_ms = self._clock.now_ms

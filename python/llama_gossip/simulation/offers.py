@@ -12,12 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_gossip.protocol import events as ev
 from llama_gossip.protocol.limits import KEY_BYTES
 from llama_gossip.protocol.messages import Assign, Claim, Kind, NodeId, Request, RequestId
 from llama_gossip.protocol.streams import Visibility
 from llama_gossip.simulation.history import Story
 from llama_gossip.simulation.process import Process
-from llama_gossip.simulation.reading import message_of
+from llama_gossip.simulation.reading import message_of, raw_of
 
 if TYPE_CHECKING:
     from llama_gossip.simulation.world import World
@@ -36,6 +37,7 @@ class _Round:
     asked_ms: int
     attempts: int  # that the lead had had
     first_ms: int | None = None  # its first Claim
+    left: bool = False  # the lead has stopped waiting meanwhile: what comes now is late
 
     @property
     def over_ms(self) -> int:
@@ -82,6 +84,24 @@ class Offers:
         waits = _waits(node, open_round.lead, claim.worker)
         self._claimed.setdefault((question, claim.worker), (now_ms, waits))
 
+    def dialled(self, node: Process, worker: NodeId) -> None:
+        """Whoever goes to a worker that is none of the round's offers does not wait for the round."""
+        if _claims(node.event, worker):
+            return  # an offer that is known as heard only after this event
+        for question, asked in self._rounds.items():
+            if question[0] != (node.place, node.life) or asked.left:
+                continue
+            claimed_ms, _ = self._claimed.get((question, worker), (-1, False))
+            request = None if node.core is None else node.core._requester._requests.get(asked.lead)
+            if claimed_ms < asked.asked_ms and request is not None and request.dialling(worker):
+                asked.left = True
+
+    def reads(self, node: Process, request_id: RequestId) -> None:
+        """A request whose reader stops waits for nothing until it reads again."""
+        question = self._questions.get(((node.place, node.life), request_id))
+        if question is not None and self._rounds[question].lead == request_id:
+            self._rounds[question].left = True
+
     def assigned(self, node: Process, assign: Assign) -> None:
         """It is not in the story yet."""
         story = self._story(node, assign.request_id)
@@ -105,7 +125,7 @@ class Offers:
     def _judge_claimed(self, node: Process, assign: Assign, question: Question, attempts: int) -> None:
         claimed_ms, waited = self._claimed.get((question, assign.worker), (0, False))
         asked = self._rounds[question]
-        in_it = claimed_ms > asked.asked_ms and waited and attempts == asked.attempts
+        in_it = claimed_ms > asked.asked_ms and waited and attempts == asked.attempts and not asked.left
         if in_it and self._is_known_by_claims_alone(node, assign.worker, question):
             self._judge(node, asked)
 
@@ -125,6 +145,12 @@ class Offers:
 
     def _blame(self, what: str) -> None:
         self._world.oracles.blame("I17", self._world.clock.now_ms, what)
+
+
+def _claims(event: ev.Event, worker: NodeId) -> bool:
+    if not isinstance(event, ev.GossipReceived) or event.data[2:3] != bytes((Kind.CLAIM,)):
+        return False
+    return raw_of(event.data).sender == worker
 
 
 def _waits(node: Process, lead: RequestId, worker: NodeId) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from llama_gossip.simulation.waste import FEW_TOKENS
 from llama_gossip.simulation.world import Outcome
 
 MEAN_WASTE = 1.10  # generated / needed tokens over all seeds (I9)
+JUDGED_TOKENS = 250  # needed: a seed with fewer has no ratio worth telling
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class Results:
     void: int = 0
     tokens_made: int = 0
     tokens_needed: int = 0
-    worst_waste: float = 0.0  # of the seeds that count
+    worst_waste: float = 0.0  # of one seed
     failovers: int = 0
     attempts: int = 0
     broadcasts: int = 0
@@ -42,7 +42,7 @@ class Results:
         self.void += outcome.void
         self.tokens_made += outcome.tokens_made
         self.tokens_needed += outcome.tokens_needed
-        if outcome.tokens_needed >= FEW_TOKENS:
+        if outcome.tokens_needed >= JUDGED_TOKENS:
             self.worst_waste = max(self.worst_waste, outcome.tokens_made / outcome.tokens_needed)
         self.failovers += outcome.failovers
         self.attempts += outcome.attempts

@@ -189,6 +189,7 @@ class Stage:
     def _dial(self, node: Process, dial: int, worker: NodeId, timeout_ms: int) -> None:
         key = (node.place, node.life, dial)
         self._shunning.dialled(node, worker, self._dials)
+        self.offers.dialled(node, worker)
         self.conversations.dialled(node, worker)
         self._dials[key] = worker
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from llama_gossip.simulation.history import Story
 
 WASTE_SEED = 1.35  # made / needed tokens of one seed
-# Needed. Six of seven seeds need more; in the others one minute without gossip is a large share.
-FEW_TOKENS = 1_000
+# Needed. Where all answers go over gossip and the topic is split for half a minute, two workers in turn make
+# each for a requester that hears neither: 516 tokens were the most seen.
+FEW_TOKENS = 2_000
 
 
 class Waste:

@@ -263,6 +263,7 @@ class World:
 
     def _read(self, node: Process, life: int, event: ev.ReaderFull | ev.ReaderReady) -> None:
         if node.life == life:
+            self.stage.offers.reads(node, event.request_id)
             node.feed(event)
 
     def _cancel(self, node: Process, life: int, story: Story) -> None:
