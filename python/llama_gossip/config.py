@@ -122,7 +122,7 @@ class Config:
 
     max_concurrent: int = _option(8, "integer", "Requests answered at once.", minimum=1, maximum=1024)
     device: str | None = _option(None, "text", "Where to compute: cpu, cuda, cuda:1 …", metavar="DEVICE")
-    dtype: str | None = _option(None, "text", "Number format, such as fp32 or bf16.", metavar="DTYPE")
+    dtype: str | None = _option(None, "text", "Number format: auto, q4, q8, bf16, fp32.", metavar="DTYPE")
     numerics: str = _option(
         "auto",
         "text",

@@ -27,9 +27,20 @@ def torch_subject() -> Subject:
     return Subject("torch", lambda rows: TorchEngine(checkpoint, max_concurrent=rows, threads=1), 259)
 
 
-@pytest.fixture(scope="session", params=["scripted", "torch"])
+def lean_subject() -> Subject:
+    from llama_gossip.engine.llama_load import load_llama
+    from llama_gossip.engine.torch_engine import TorchEngine
+
+    checkpoint = load_llama("tiny-random", dtype="q4")
+    return Subject("lean", lambda rows: TorchEngine(checkpoint, max_concurrent=rows, threads=1), 259)
+
+
+SUBJECTS = {"scripted": scripted_subject, "torch": torch_subject, "lean": lean_subject}
+
+
+@pytest.fixture(scope="session", params=SUBJECTS)
 def subject(request: pytest.FixtureRequest) -> Subject:
-    return scripted_subject() if request.param == "scripted" else torch_subject()
+    return SUBJECTS[request.param]()
 
 
 @pytest.fixture(scope="module")

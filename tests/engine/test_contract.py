@@ -137,11 +137,11 @@ def test_one_bad_job_ends_alone(shared: Shared, ids: Iterator[int], subject: Sub
         job(next(ids), resume=Resume(2, (1,), "x", None, None)): FailureCode.BAD_REQUEST,
         job(next(ids), resume=Resume(1, (subject.vocabulary,), "x", None, None)): FailureCode.BAD_REQUEST,
     }
-    engine.submit(job(good[0], temperature=0.0))
-    engine.submit(job(good[1], temperature=0.0))
+    engine.submit(job(good[0], temperature=0.0, ignore_eos=True))
+    engine.submit(job(good[1], temperature=0.0, ignore_eos=True))
     for each in bad:
         engine.submit(each)
-    engine.submit(job(good[2], temperature=0.0))
+    engine.submit(job(good[2], temperature=0.0, ignore_eos=True))
     for each, code in bad.items():
         failed = seen.answer(each.job_id).failed
         assert failed.code is code, failed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +116,18 @@ def test_the_next_tenant_of_a_span_sees_nothing_of_the_last(source: PlainSource)
 
 def test_a_step_without_draws_gives_no_logits(forward: LlamaForward) -> None:
     assert forward.run([Segment(Span(0, 2), 0, some_ids(5), None)]).shape == (0, forward.vocabulary)
+
+
+def test_a_pool_takes_memory_only_where_it_is_used(source: PlainSource) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    forward = forward_of(source, "bf16", blocks=1)
+    before = resident()
+    forward.reserve(2**30 // (16 * forward.bytes_per_token))  # 1 GiB
+    stepped(forward, some_ids(30), (), Span(0, 2))
+    assert resident() - before < 2**28
+    forward.reserve(1)
 
 
 def test_query_heads_are_dealt_to_calls_of_at_most_three() -> None:

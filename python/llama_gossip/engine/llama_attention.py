@@ -1,8 +1,10 @@
 """Attention of the lean Llama step: which calls a packed step needs, and how each is made row by row alike.
 
-The law of exactness on CPU: every call has a mask, its key length is a multiple of BLOCK_TOKENS, at most
-MAX_HEADS query heads share a key head in it, and a prompt's tokens are a batch over the same keys. Then a
-token's result depends on its own keys alone: not on the chunk it came in, on who is beside it, or on threads.
+The law of exactness on CPU: every call has a mask; at most MAX_HEADS query heads share a key head in it; a
+prompt's tokens are a batch over the same keys; and the key length is a multiple of BLOCK_TOKENS: in fp32 the
+first that a row needs, in bf16 any that is within the last of the kernel's own blocks (KERNEL_KEYS) that it
+needs. Then a token's result depends on its own keys alone: not on the chunk it came in, on who is beside it,
+or on threads.
 What lies behind a mask must be finite, so pools begin as zeros and are cleaned of what is not (llama_step).
 """
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 MAX_HEADS: Final = 3  # of a group in one call; from 4 on the kernel adds in another order
-PIECE_TOKENS: Final = 64  # of a prompt in one call: the earlier ones need fewer keys than the last
+KERNEL_KEYS: Final = 512  # the kernel's block: one that is masked as a whole changes a row's last bits
+PIECE_TOKENS: Final = (
+    64  # of a prompt in one call, at its multiples: so it never needs more blocks at its end
+)
 SLACK_TOKENS: Final = 128  # masked keys that a row reads to share a call cost about what a call does
 
 
@@ -69,7 +74,9 @@ def planned(segments: Sequence[Segment], dtype: torch.dtype) -> Plan:
         positions += held
         places += (segment.span.first_token + position for position in held)
     table = torch.tensor(positions)
-    spans = [*_prompt_calls([segments[n] for n in long]), *_token_calls([segments[n] for n in short])]
+    loose = dtype == torch.bfloat16
+    spans = _prompt_calls([segments[n] for n in long], PIECE_TOKENS if loose else BLOCK_TOKENS)
+    spans += _token_calls([segments[n] for n in short], SLACK_TOKENS if loose else 0)
     calls = []
     begin = 0
     for count, first, step, length in spans:
@@ -82,17 +89,19 @@ def planned(segments: Sequence[Segment], dtype: torch.dtype) -> Plan:
 _Keys = tuple[int, int, int, int]  # rows, first token, step, length
 
 
-def _prompt_calls(segments: Sequence[Segment]) -> list[_Keys]:
+def _prompt_calls(segments: Sequence[Segment], piece: int) -> list[_Keys]:
     found = []
     for segment in segments:
         end = segment.start + len(segment.ids)
-        for start in range(segment.start, end, PIECE_TOKENS):
-            stop = min(end, start + PIECE_TOKENS)
+        start = segment.start
+        while start < end:
+            stop = min(end, (start // piece + 1) * piece)
             found.append((stop - start, segment.span.first_token, 0, _rounded(stop)))
+            start = stop
     return found
 
 
-def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
+def _token_calls(segments: Sequence[Segment], slack: int) -> list[_Keys]:
     """Rows whose spans are evenly spaced, and hold as many keys as the longest of them, share a call."""
     found: list[_Keys] = []
     begin = 0
@@ -105,7 +114,8 @@ def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
             shortest, longest = min(shortest, length), max(longest, length)
             room = min(room, span.tokens)
             even = number - begin < 2 or gap == step
-            if not even or longest > room or longest - shortest > SLACK_TOKENS:
+            alike = longest - shortest <= slack and _blocks(shortest) == _blocks(longest)
+            if not (even and alike and longest <= room):
                 break
             step, end = gap, number + 1
         rows = segments[begin:end]
@@ -113,6 +123,10 @@ def _token_calls(segments: Sequence[Segment]) -> list[_Keys]:
         found.append((len(rows), rows[0].span.first_token, step, longest))
         begin = end
     return found
+
+
+def _blocks(keys: int) -> int:
+    return -(-keys // KERNEL_KEYS)
 
 
 def _rounded(tokens: int) -> int:

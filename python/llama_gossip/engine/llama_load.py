@@ -8,7 +8,6 @@ not. The digest is the source's own: one model whatever it is computed in.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,18 +177,14 @@ def suited(quantisation: str, parameters: int) -> str:
 def open_llama(checkpoint: LlamaCheckpoint, *, exact: bool = True) -> LlamaForward:
     """Weights packed, the model checked, and exactness seen or not claimed. Raises EngineError.
 
-    `exact=False` spares the padding that bf16 and fp32 may need; the class is then fast.
+    `exact` asks for it, which makes sense where the environment pins the kernels; otherwise the padding that
+    bf16 and fp32 may need is spared.
     """
     source = checkpoint.source()
     weights = read_weights(source, checkpoint.dtype)
-    pad = probed_pad(weights, checkpoint.dtype) if exact and _pinned() else None
+    pad = probed_pad(weights, checkpoint.dtype) if exact else None
     forward = LlamaForward(source.config, weights, checkpoint.dtype, pad=pad or 0)
     check_model(forward, source)
     if pad is not None and is_exact(forward):
         forward.mode = "exact"
     return forward
-
-
-def _pinned() -> bool:
-    """Whether MKL is held to one order of sums: attention's products are its own."""
-    return os.environ.get("MKL_CBWR", "").endswith(",STRICT")

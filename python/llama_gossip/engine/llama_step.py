@@ -8,6 +8,7 @@ with any number of threads; llama_check proves it at load, and `numerics` says w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 GRAIN: Final = 32_768  # elements from which torch shares an element-wise operation among threads
+ALIGNMENT: Final = 64  # bytes, as torch aligns
 FIRST_POSITIONS: Final = 2048  # of the rope table; it grows by doubling
 
 
@@ -60,8 +62,9 @@ class LlamaForward:
         import torch
 
         shape = self.config.shape
+        self._pool = torch.zeros(0)  # the old memory first
         tokens = Span(0, blocks).tokens
-        self._pool = torch.zeros(shape.layers, 2 * shape.kv_heads, tokens, shape.head_dim, dtype=self._act)
+        self._pool = _zeros((shape.layers, 2 * shape.kv_heads, tokens, shape.head_dim), self._act)
 
     def run(self, segments: Sequence[Segment]) -> torch.Tensor:
         import torch
@@ -178,6 +181,17 @@ class LlamaForward:
             span = slice(segment.span.first_token, segment.span.first_token + segment.span.tokens)
             if not bool(torch.isfinite(self._pool[:, :, span]).all()):
                 self._pool[:, :, span] = 0
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that the system gives page by page when they are first touched; torch's own are all written."""
+    import numpy as np
+    import torch
+
+    count = math.prod(size) * dtype.itemsize
+    raw = np.zeros(count + ALIGNMENT, dtype=np.uint8)
+    first = -raw.ctypes.data % ALIGNMENT
+    return torch.from_numpy(raw[first : first + count]).view(dtype).view(size)
 
 
 def _padded(x: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """The torch engine: which forward serves a checkpoint, checked at load, under the batch.
 
-The law: packed rows where our attention computes what the model's own does, one cache a row where it does
-not, a refusal where neither holds. `exact` is said only where it was seen.
+The law: on a CPU the lean step where it computes the model, else packed rows where our attention computes
+what the model's own does, one cache a row where it does not, a refusal where none holds. `exact` is said only
+where it was seen.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from llama_gossip.engine import device as devices
@@ -15,11 +17,12 @@ from llama_gossip.engine.batching import Batch, BatchRow, Opened
 from llama_gossip.engine.catalogue import CATALOGUE, InMemory
 from llama_gossip.engine.progress import Progress
 from llama_gossip.engine.stepped import SteppedEngine
-from llama_gossip.errors import EngineError
+from llama_gossip.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from llama_gossip.engine.checkpoint import Checkpoint
     from llama_gossip.engine.forward import Forward
+    from llama_gossip.engine.llama_load import LlamaCheckpoint
     from llama_gossip.engine.packed import PackedForward
     from llama_gossip.engine.selfcheck import Reference
 
@@ -38,10 +41,7 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opene
     plain = selfcheck.reference(module, vocabulary, device)
     packed = _packed(checkpoint, device, plain, exact=numerics != "fast" and devices.pinned_kernels(device))
     if numerics == "exact" and (packed is None or not packed.exact):
-        raise EngineError(
-            f"{checkpoint.name} cannot be served exactly on this machine",
-            hint="leave --numerics out: what holds is announced",
-        )
+        raise _not_exact(checkpoint.name)
     if packed is not None:
         return _opened(checkpoint, device, packed, packed.numerics if packed.exact else "")
     serial = SerialForward(module, device=device)
@@ -55,6 +55,31 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opene
             checkpoint, f"steps wrongly with a cache: its logits are off by {off:.3g} of their spread"
         )
     return _opened(checkpoint, device, serial, "", SERIAL_NOTE)
+
+
+def open_lean(checkpoint: LlamaCheckpoint, numerics: str) -> Opened:
+    """The lean step of a plain Llama. Raises EngineError where it computes something else."""
+    from llama_gossip.engine.llama_load import open_llama
+
+    forward = open_llama(checkpoint, exact=numerics != "fast" and devices.pinned_kernels("cpu"))
+    if numerics == "exact" and forward.mode != "exact":
+        raise _not_exact(checkpoint.name)
+    word = forward.numerics if forward.mode == "exact" else ""
+    numerics_id, numerics_class = devices.numerics(checkpoint.dtype, "cpu", checkpoint.quantisation, word)
+    return Opened(
+        forward=forward,
+        dtype=checkpoint.dtype,
+        numerics_id=numerics_id,
+        numerics_class=numerics_class,
+        weight_bytes=forward.weights.nbytes,
+    )
+
+
+def _not_exact(name: str) -> EngineError:
+    return EngineError(
+        f"{name} cannot be served exactly on this machine",
+        hint="leave --numerics out: what holds is announced",
+    )
 
 
 def _refused(checkpoint: Checkpoint, what: str) -> EngineError:
@@ -96,12 +121,20 @@ def _opened(checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *
     )
 
 
+def _open(checkpoint: Checkpoint | LlamaCheckpoint, device: str, numerics: str) -> Opened:
+    from llama_gossip.engine.checkpoint import Checkpoint
+
+    if isinstance(checkpoint, Checkpoint):
+        return open_checkpoint(checkpoint, device, numerics)
+    return open_lean(checkpoint, numerics)
+
+
 class TorchEngine(SteppedEngine[BatchRow]):
-    """An Engine over a Checkpoint; the constructor returns when it is checked, warm and measured."""
+    """An Engine over a checkpoint; the constructor returns when it is checked, warm and measured."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | LlamaCheckpoint,
         placement: devices.Placement | None = None,
         *,
         max_concurrent: int = 8,
@@ -111,7 +144,7 @@ class TorchEngine(SteppedEngine[BatchRow]):
         placement = placement or devices.place(checkpoint.device)
         self.batch = Batch(
             checkpoint,
-            lambda: open_checkpoint(checkpoint, placement.device, numerics),
+            lambda: _open(checkpoint, placement.device, numerics),
             placement,
             max_concurrent=max_concurrent,
             threads=threads,
@@ -130,12 +163,59 @@ def load_torch_engine(
     numerics: str = "auto",
 ) -> TorchEngine:
     devices.prepare_environment()
-    if not (spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)):
-        models.resolve(spec, progress=progress)  # a wrong name is told before torch takes its seconds to load
+    in_memory = spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)
+    if not in_memory:
+        models.locate(spec, progress=progress)  # a wrong name is told before torch takes its seconds to load
     from llama_gossip.engine.checkpoint import load_checkpoint
+    from llama_gossip.engine.llama_weights import QUANTISED
 
+    dtype = None if dtype == "auto" else dtype
     placement = devices.place(device)
-    checkpoint = load_checkpoint(spec, device=placement.device, dtype=dtype, progress=progress)
-    return TorchEngine(
-        checkpoint, placement, max_concurrent=max_concurrent, threads=threads, numerics=numerics
-    )
+    quantised = dtype in QUANTISED
+    if quantised and placement.device != "cpu":
+        raise UsageError(f"{dtype} is computed on CPUs only", hint="--device cpu, or --dtype bf16")
+    options = _Options(placement, max_concurrent, threads, numerics)
+    if placement.device == "cpu" and (quantised or not in_memory):  # tiny-random tests the other way
+        lean = _lean(spec, dtype, options, progress, needed=quantised)
+        if lean is not None:
+            return lean
+    return options.engine(load_checkpoint(spec, device=placement.device, dtype=dtype, progress=progress))
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    placement: devices.Placement
+    max_concurrent: int
+    threads: int | None
+    numerics: str
+
+    def engine(self, checkpoint: Checkpoint | LlamaCheckpoint) -> TorchEngine:
+        return TorchEngine(
+            checkpoint,
+            self.placement,
+            max_concurrent=self.max_concurrent,
+            threads=self.threads,
+            numerics=self.numerics,
+        )
+
+
+def _lean(
+    spec: str, dtype: str | None, options: _Options, progress: Progress | None, *, needed: bool
+) -> TorchEngine | None:
+    """None where transformers' way must be taken; an error where there is none for this dtype."""
+    from llama_gossip.engine.llama_config import Unsuitable
+    from llama_gossip.engine.llama_load import load_llama
+
+    try:
+        return options.engine(load_llama(spec, dtype=dtype, progress=progress))
+    except Unsuitable as error:
+        if needed:
+            raise UsageError(
+                f"{spec} cannot be served in {dtype}: {error}", hint="--dtype bf16 or fp32"
+            ) from error
+        log.info("%s is no plain Llama: %s", spec, error)
+    except EngineError as error:
+        if needed:
+            raise
+        log.warning("%s is served by transformers' own modules: %s", spec, error.message)
+    return None
