@@ -20,7 +20,7 @@ from tests.engine.llamas import GREEDY, PADS, SHAPES, forward_of, module_of, som
 
 torch = pytest.importorskip("torch")
 
-OFF = {"fp32": 1e-4, "bf16": 0.05, "q8": 0.05, "q4": 0.4}  # rms of the difference to the spread of logits
+OFF = {"fp32": 1e-4, "bf16": 0.05, "q8": 0.1, "q4": 0.4}  # rms of the difference to the spread of logits
 
 
 @pytest.fixture(scope="module", params=SHAPES)
