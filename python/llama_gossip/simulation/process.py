@@ -89,6 +89,11 @@ class Process:
         self._waiting: deque[Callable[[], None]] = deque()
         self._gossip_waiting = 0
 
+    @property
+    def stopped_ms(self) -> int:
+        """In all, the pause that lasts still included."""
+        return self.paused_ms + (self.clock.now_ms - self._paused_at_ms if self.paused else 0)
+
     def now(self) -> ev.Now:
         now_ms = self.clock.now_ms
         return ev.Now(now_ms, WALL_ORIGIN_MS + now_ms + self.skew_ms)

@@ -123,12 +123,12 @@ class Witness:
         """-1: nothing was wrong between the two since just before `since_ms`; else extra ms for pauses."""
         worker = self._world.nodes[work.place]
         asker = self._world.by_id.get(work.key[0])
-        extra_ms = worker.paused_ms - work.worker_paused_ms
+        extra_ms = worker.stopped_ms - work.worker_paused_ms
         if since_ms < work.start_ms:  # begun late: its Assign has waited for a stopped process
-            extra_ms = worker.paused_ms
+            extra_ms = worker.stopped_ms
         if asker is None:
             return extra_ms
-        extra_ms += asker.paused_ms - work.requester_paused_ms
+        extra_ms += asker.stopped_ms - work.requester_paused_ms
         calm = (
             self._world.wires.disturbed_until(asker.place, work.place) < since_ms - 1_000
             and max(asker.healthy_since_ms, worker.healthy_since_ms) < since_ms - 1_000
