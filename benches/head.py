@@ -77,13 +77,17 @@ def states_of_answers(count: int) -> tuple[Recording, torch.Tensor, torch.Tensor
     return head, torch.cat(head.states)[:count], exact(torch.arange(forward.vocabulary))
 
 
+def _word(options: dict[str, Any]) -> str:
+    return "_".join(options) or "unfiltered"
+
+
 def missed(states: int, draws: int) -> dict[str, Any]:
     """Draws whose pick differs, and how many there were."""
     import torch
 
     with torch.inference_mode():
         head, hidden, table = states_of_answers(states)
-        counts = {"draws": 0, "missed": 0}
+        counts = {"draws": 0, "missed": 0, **{f"missed_{_word(options)}": 0 for options in FILTERS}}
         largest = 0.0
         for number, state in enumerate(hidden):
             exact = (table @ state).numpy()
@@ -96,7 +100,9 @@ def missed(states: int, draws: int) -> dict[str, Any]:
                 logits = head(state[None], [Draw(temperature, config.seed, number)])[0].numpy()
                 sampler = Sampler(config, ())
                 counts["draws"] += 1
-                counts["missed"] += sampler.pick(logits, number) != sampler.pick(exact, number)
+                wrong = sampler.pick(logits, number) != sampler.pick(exact, number)
+                counts["missed"] += wrong
+                counts[f"missed_{_word(options)}"] += wrong
                 largest = max(largest, float(abs(logits - exact).max()))
             head.states.clear()
     return counts | {"coarse_logits_off_by_at_most": largest}
