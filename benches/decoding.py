@@ -7,8 +7,9 @@ the process's, all threads together; a second pair of clocks starts when every r
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -82,3 +83,19 @@ def prompts(rows: int, length: int, vocabulary: int, chance: random.Random) -> l
 def best(runs: Sequence[Spent]) -> Spent:
     """The least of each figure: other processes only add. Its counts are those of the runs."""
     return Spent(*(min(getattr(run, field.name) for run in runs) for field in fields(Spent)))
+
+
+def by_threads(
+    answer: Callable[[int, list[int], int, Meter, threading.Lock], None], prompts: Prompts, new_tokens: int
+) -> Spent:
+    """One thread a request. answer: takes row, prompt, tokens wanted, the shared meter and its lock."""
+    meter, lock = Meter(len(prompts)), threading.Lock()
+    threads = [
+        threading.Thread(target=answer, args=(row, prompt, new_tokens, meter, lock))
+        for row, prompt in enumerate(prompts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return meter.spent(len(prompts) * new_tokens)

@@ -8,7 +8,7 @@ import logging
 import threading
 from typing import Any
 
-from decoding import Meter, Prompts, Spent
+from decoding import Meter, Prompts, Spent, by_threads
 
 RESULT_S = 60.0  # of continuous batching: without one it is dead
 PAGE_TOKENS = 16  # of its cache; its default of 256 wastes three quarters on prompts like ours
@@ -54,17 +54,7 @@ class GenerateThreads:
         module.generation_config = GenerationConfig()  # no end token: every answer has its full length
 
     def run(self, prompts: Prompts, new_tokens: int) -> Spent:
-        meter = Meter(len(prompts))
-        lock = threading.Lock()
-        threads = [
-            threading.Thread(target=self._answer, args=(row, prompt, new_tokens, meter, lock))
-            for row, prompt in enumerate(prompts)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return meter.spent(len(prompts) * new_tokens)
+        return by_threads(self._answer, prompts, new_tokens)
 
     def _answer(
         self, row: int, prompt: list[int], new_tokens: int, meter: Meter, lock: threading.Lock

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from decoding import Meter, Prompts, Spent
+from decoding import Meter, Prompts, Spent, by_threads
 
 
 class LlamaCpp:
@@ -24,17 +24,7 @@ class LlamaCpp:
         self._server = xllamacpp.Server(params)
 
     def run(self, prompts: Prompts, new_tokens: int) -> Spent:
-        meter = Meter(len(prompts))
-        lock = threading.Lock()
-        threads = [
-            threading.Thread(target=self._answer, args=(row, prompt, new_tokens, meter, lock))
-            for row, prompt in enumerate(prompts)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return meter.spent(len(prompts) * new_tokens)
+        return by_threads(self._answer, prompts, new_tokens)
 
     def _answer(
         self, row: int, prompt: list[int], new_tokens: int, meter: Meter, lock: threading.Lock
