@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from llama_gossip.engine.base import (
+    Engine,
     EngineEvent,
     EngineJob,
     JobDone,
@@ -19,7 +19,6 @@ from llama_gossip.engine.base import (
     JobStarted,
     JobTokens,
 )
-from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.protocol.messages import GenerationConfig, Prompt, RawPrompt, Resume
 
 WAIT_S = 60.0  # a hang is a failure with this stack
@@ -32,7 +31,7 @@ class Subject:
     """Makes engines of one kind. `vocabulary`: ids from here on do not exist."""
 
     name: str
-    make: Callable[[int], SteppedEngine[Any]]
+    make: Callable[[int], Engine]
     vocabulary: int
 
 
@@ -120,7 +119,7 @@ class AnswerSeen:
 
 
 @contextmanager
-def started(engine: SteppedEngine[Any], collector: Collector | None = None) -> Iterator[Collector]:
+def started(engine: Engine, collector: Collector | None = None) -> Iterator[Collector]:
     collector = collector or Collector()
     engine.start(collector)
     try:

@@ -24,6 +24,9 @@ def cancelling(subject: Subject) -> Iterator[Cancelling]:
 
     def make(when: Callable[[EngineEvent], bool]) -> tuple[SteppedEngine[Any], Collector, list[int]]:
         engine = subject.make(4)
+        if not isinstance(engine, SteppedEngine):
+            engine.close()
+            pytest.skip("its model may step while a cancel is on its way")
         opened.append(engine)
         at_step: list[int] = []
 
