@@ -47,6 +47,12 @@ class EngineBridge:
     def cancel(self, job: int) -> None:
         self.engine.cancel(job)
 
+    def park(self, job: int) -> None:
+        self.engine.park(job)
+
+    def unpark(self, job: int) -> None:
+        self.engine.unpark(job)
+
     def capacity(self) -> Capacity:
         """What the node announces about this engine, measured now."""
         info, load = self.engine.info, self.engine.load()

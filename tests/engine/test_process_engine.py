@@ -184,6 +184,25 @@ def test_a_child_whose_model_hangs_says_so_and_ends_when_asked(make: Make) -> No
         assert seen.answer(1).failed.code is FailureCode.LOST
 
 
+def test_a_parked_job_rests_and_goes_on_with_the_same_answer(make: Make) -> None:
+    engine = make()
+    options = {"max_tokens": 300, "ignore_eos": True}
+    with started(engine) as seen:
+        engine.submit(job(1, **options))
+        seen.wait_for(lambda: seen.tokens(1), "the first token")
+        engine.park(1)
+        engine.submit(job(2, **options))
+        seen.wait_for(lambda: seen.started(2), "the one behind the parking")
+        made = len(seen.tokens(1))
+        text = seen.answer(2).text
+        assert len(seen.tokens(1)) == made < 300
+        load = engine.load()
+        assert (load.running, load.queued, load.last_step_age_ms) == (1, 0, 0.0)
+        engine.unpark(1)
+        engine.unpark(1)
+        assert seen.answer(1).text == text
+
+
 # --- the death of its parent -----------------------------------------------------------------------
 
 PARENT = """

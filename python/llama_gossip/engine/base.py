@@ -151,8 +151,8 @@ Sink: TypeAlias = Callable[[Sequence[EngineEvent]], None]
 
 
 class Engine(Protocol):
-    """See the module's law. `submit`, `cancel`, `load` are thread-safe, return at once, and never raise for
-    a bad job: that ends as JobFailed."""
+    """See the module's law. `submit`, `cancel`, `park`, `unpark`, `load` are thread-safe, return at once, and
+    never raise for a bad job: that ends as JobFailed."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -166,6 +166,15 @@ class Engine(Protocol):
 
     def cancel(self, job_id: JobId) -> None:
         """Idempotent; an unknown or ended job is ignored. Ends as JobFailed(CANCELLED) within one step."""
+
+    def park(self, job_id: JobId) -> None:
+        """Leaves the job out of the steps until `unpark`; what the running step makes of it still comes.
+
+        It keeps its place and its memory; a cancel or its deadline ends it as ever. Idempotent; an unknown or
+        ended job is ignored."""
+
+    def unpark(self, job_id: JobId) -> None:
+        """The job is stepped again. Idempotent; an unknown or ended job is ignored."""
 
     def load(self) -> EngineLoad: ...
 

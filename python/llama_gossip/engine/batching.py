@@ -23,6 +23,7 @@ from llama_gossip.engine.prefix_cache import KEPT_SPANS, PrefixCache, chain_root
 from llama_gossip.engine.prompt import PromptReader
 from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
 from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
+from llama_gossip.engine.threads import Threads, chosen
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from llama_gossip.protocol.messages import NumericsClass
 
 PREFILL_TOKENS: Final = 256  # of prompts a step: what a cancel or another row's next token waits for
-MEASURED_TOKENS: Final = 8  # that are timed once the model is warm
 MEMORY_INTERVAL_S: Final = 1.0  # asking a GPU more often would cost steps
 MEMORY_SHARE: Final = 0.5  # of free memory that keys and values may take
 
@@ -115,7 +115,8 @@ class Batch:
         self._opener = opener
         self._placement = placement
         self._max_concurrent = max_concurrent
-        self._threads = threads
+        self._asked_threads = threads
+        self.threads: Threads
         self._eos = frozenset(facts.eos_ids)
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
@@ -124,6 +125,7 @@ class Batch:
         self._blocks = 0
         self._numerics_id = ""
         self._admitted = 0
+        self._rows: dict[int, BatchRow] = {}  # from admission to release, by number
         self._memory_free = 0
         self._memory_read_s = 0.0
 
@@ -132,8 +134,9 @@ class Batch:
     def open(self) -> EngineInfo:
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # counts for the thread that calls it
+        if self._asked_threads is not None:
+            torch.set_num_threads(self._asked_threads)  # counts for the thread that calls it
+        most = torch.get_num_threads()
         facts, opened = self._facts, self._opener()
         self._forward, self._numerics_id = opened.forward, opened.numerics_id
         self._blocks = self._reserve(facts.context)
@@ -143,6 +146,8 @@ class Batch:
         if context < facts.context:
             notes += (f"the context is {context} of {facts.context} tokens: memory allows no more",)
         self._reader = self._make_reader(context)
+        free = self._placement.device == "cpu" and self._asked_threads is None
+        self.threads, tokens_per_s = chosen(self._forward, self._blocks, most, free=free)
         return EngineInfo(
             model=facts.name,
             model_digest=facts.model_digest,
@@ -155,7 +160,7 @@ class Batch:
             context=context,
             max_concurrent=self._max_concurrent,
             notes=notes,
-            tokens_per_s=self._measure(),
+            tokens_per_s=tokens_per_s,
             memory_bytes=opened.weight_bytes,
         )
 
@@ -182,16 +187,6 @@ class Batch:
         self._forward.reserve(wanted)
         return wanted
 
-    def _measure(self) -> float:
-        """Tokens/s of one request, warm."""
-        ids = [(7 + 31 * i) % self._forward.vocabulary for i in range(BLOCK_TOKENS)]
-        span, start = Span(0, 1), BLOCK_TOKENS - MEASURED_TOKENS
-        self._forward.run([Segment(span, 0, ids[:start], None)])
-        begun_s = time.perf_counter()
-        for at in range(start, BLOCK_TOKENS):
-            self._forward.run([Segment(span, at, ids[at : at + 1], Draw(0.0, 0, at + 1))]).argmax().item()
-        return MEASURED_TOKENS / (time.perf_counter() - begun_s)
-
     # --- rows ------------------------------------------------------------------------------------
 
     def read(self, job: EngineJob) -> BatchRow:
@@ -212,11 +207,13 @@ class Batch:
                 row.fed = 0
         self._admitted += 1
         row.number = self._admitted
+        self._rows[row.number] = row
         row.answer.cached = row.fed
         return True
 
     def release(self, row: BatchRow) -> None:
         span, row.span = row.span, None
+        self._rows.pop(row.number, None)
         if span is not None:
             self._room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
 
@@ -227,11 +224,12 @@ class Batch:
 
     def step(self, rows: Sequence[BatchRow]) -> list[tuple[BatchRow, Outcome]]:
         plan = _plan(rows)
+        self.threads.use(sum(len(segment.ids) for _, segment in plan))
         try:
             logits = self._forward.run([segment for _, segment in plan])
         except Exception:  # an operator may raise anything, and the pool is then in no known state
             log.exception("a step of the model failed")
-            return self._begin_anew(rows, plan)
+            return self._begin_anew(plan)
         self._read_memory()
         drawn: list[BatchRow] = []
         outcomes: list[tuple[BatchRow, Outcome]] = []
@@ -255,11 +253,9 @@ class Batch:
         row.sampler.seen(pick.token_id)
         return Sampled(pick.token_id, to_wire(pick, self._table.text))
 
-    def _begin_anew(
-        self, rows: Sequence[BatchRow], plan: Sequence[tuple[BatchRow, Segment]]
-    ) -> list[tuple[BatchRow, Outcome]]:
+    def _begin_anew(self, plan: Sequence[tuple[BatchRow, Segment]]) -> list[tuple[BatchRow, Outcome]]:
         """A new pool: the rows of the step fail, those that waited for a later one are fed again."""
-        for row in rows:
+        for row in self._rows.values():
             row.fed = 0
         failed: list[tuple[BatchRow, Outcome]] = []
         for row, _ in plan:

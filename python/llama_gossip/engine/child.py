@@ -92,6 +92,10 @@ class Orders:
                 engine.submit(job)
             case wire.Cancel(job_id):
                 engine.cancel(job_id)
+            case wire.Park(job_id):
+                engine.park(job_id)
+            case wire.Unpark(job_id):
+                engine.unpark(job_id)
             case wire.Begin():
                 raise RuntimeError("a second beginning")
             case _:

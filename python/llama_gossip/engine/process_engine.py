@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llama_gossip.engine import wire
@@ -41,6 +41,18 @@ _GONE: Final = "the engine's process has gone"
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Held:
+    """A job that has no end yet."""
+
+    running: bool = False
+    parked: bool = False
+
+    @property
+    def steps(self) -> bool:
+        return self.running and not self.parked
+
+
 class ProcessEngine:
     """The Engine interface over an engine in a child process; the constructor returns when that is loaded."""
 
@@ -50,7 +62,7 @@ class ProcessEngine:
         self._changed = threading.Condition()
         self._emitting = threading.RLock()  # one sink call at a time; taken before _changed, never after
         self._unheard: list[EngineEvent] = []  # ends that came before there was a sink; under _emitting
-        self._live: dict[JobId, bool] = {}  # whether it runs; under _changed, as all below
+        self._live: dict[JobId, _Held] = {}  # under _changed, as all below
         self._sink: Sink | None = None
         self._closing = False
         self._deaths = 0  # since a job was finished
@@ -97,7 +109,7 @@ class ProcessEngine:
             if job.job_id in self._live:
                 raise UsageError(f"job {job.job_id} is already here", hint="job ids are unique in an engine")
             if self._state is EngineState.READY:
-                self._live[job.job_id] = False
+                self._live[job.job_id] = _Held()
                 self._child.send(frame)
                 return None
             lost = JobFailed(job.job_id, FailureCode.LOST, _CLOSED if self._closing else _GONE, True)
@@ -108,10 +120,28 @@ class ProcessEngine:
             if job_id in self._live:
                 self._send(wire.Cancel(job_id))
 
+    def park(self, job_id: JobId) -> None:
+        with self._changed:
+            if (held := self._live.get(job_id)) is not None:
+                held.parked = True
+                self._send(wire.Park(job_id))
+
+    def unpark(self, job_id: JobId) -> None:
+        with self._changed:
+            held = self._live.get(job_id)
+            if held is not None and held.parked:
+                if not self._is_stepping():
+                    self._stepped_s = time.monotonic()
+                held.parked = False
+                self._send(wire.Unpark(job_id))
+
+    def _is_stepping(self) -> bool:
+        return any(held.steps for held in self._live.values())
+
     def load(self) -> EngineLoad:
         with self._changed:
-            running = sum(self._live.values())
-            age_s = time.monotonic() - self._stepped_s if running else 0.0
+            running = sum(held.running for held in self._live.values())
+            age_s = time.monotonic() - self._stepped_s if self._is_stepping() else 0.0
             return replace(
                 self._load,
                 running=running,
@@ -176,7 +206,7 @@ class ProcessEngine:
                     heard.append(event)
                     match event:
                         case JobStarted():
-                            self._live[event.job_id] = True
+                            self._live[event.job_id].running = True
                         case JobDone() | JobFailed():
                             del self._live[event.job_id]
                             self._deaths = 0 if isinstance(event, JobDone) else self._deaths

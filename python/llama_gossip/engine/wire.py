@@ -54,7 +54,17 @@ class Cancel:
     job_id: JobId
 
 
-ToChild: TypeAlias = Begin | Start | Submit | Cancel
+@dataclass(frozen=True, slots=True)
+class Park:
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Unpark:
+    job_id: JobId
+
+
+ToChild: TypeAlias = Begin | Start | Submit | Cancel | Park | Unpark
 
 
 # --- to the parent -----------------------------------------------------------------------------
