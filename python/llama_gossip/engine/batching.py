@@ -8,7 +8,6 @@ and a step that fails ends its rows retryable while the others are fed again. Mo
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,7 +16,7 @@ from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
 from llama_gossip.engine.batch_sampling import pick_rows
 from llama_gossip.engine.detokenize import TokenBytes
 from llama_gossip.engine.device import enter
-from llama_gossip.engine.forward import BLOCK_TOKENS, Draw, Forward, Segment, Span
+from llama_gossip.engine.forward import Draw, Forward, Segment, Span
 from llama_gossip.engine.jobs import Answer, JobError
 from llama_gossip.engine.memory import FreeMemory, out_of_memory
 from llama_gossip.engine.pool import MEMORY_SHARE, Pool
@@ -25,6 +24,7 @@ from llama_gossip.engine.prefix_cache import KEPT_SPANS, PrefixCache, chain_root
 from llama_gossip.engine.prompt import PromptReader
 from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
 from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
+from llama_gossip.engine.threads import Threads, chosen
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from llama_gossip.protocol.messages import NumericsClass
 
 PREFILL_TOKENS: Final = 256  # of prompts a step: what a cancel or another row's next token waits for
-MEASURED_TOKENS: Final = 8  # that are timed once the model is warm
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,8 @@ class Batch:
         self._opener = opener
         self._placement = placement
         self._max_concurrent = max_concurrent
-        self._threads = threads
+        self._asked_threads = threads
+        self.threads: Threads
         self._eos = frozenset(facts.eos_ids)
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
@@ -132,11 +132,15 @@ class Batch:
         self._free = FreeMemory(placement.device)
         self._numerics_id = ""
         self._admitted = 0
+        self._rows: dict[int, BatchRow] = {}  # from admission to release, by number
 
     # --- at load ---------------------------------------------------------------------------------
 
     def open(self) -> EngineInfo:
-        enter(self._placement.device, self._threads)
+        import torch
+
+        enter(self._placement.device, self._asked_threads)
+        most = torch.get_num_threads()
         facts, opened = self._facts, self._opener()
         self._forward, self._numerics_id = opened.forward, opened.numerics_id
         self._pool = Pool(
@@ -152,6 +156,8 @@ class Batch:
         if context < facts.context:
             notes += (f"the context is {context} of {facts.context} tokens: memory allows no more",)
         self._reader = self._make_reader(context)
+        free = self._placement.device == "cpu" and self._asked_threads is None
+        self.threads, tokens_per_s = chosen(self._forward, self._pool.blocks, most, free=free)
         return EngineInfo(
             model=facts.name,
             model_digest=facts.model_digest,
@@ -164,7 +170,7 @@ class Batch:
             context=context,
             max_concurrent=self._max_concurrent,
             notes=notes,
-            tokens_per_s=self._measure(),
+            tokens_per_s=tokens_per_s,
             memory_bytes=opened.weight_bytes,
         )
 
@@ -180,21 +186,6 @@ class Batch:
             context=context,
             specials={"bos_token": facts.bos_token, "eos_token": facts.eos_token},
         )
-
-    def _measure(self) -> float:
-        """Tokens/s of one request, warm."""
-        ids = [(7 + 31 * i) % self._forward.vocabulary for i in range(BLOCK_TOKENS)]
-        span, start = Span(0, 1), BLOCK_TOKENS - MEASURED_TOKENS
-        self._forward.run([Segment(span, 0, ids[: start - 1], None)])
-
-        def decode(at: int) -> None:
-            self._forward.run([Segment(span, at, ids[at : at + 1], Draw(0.0, 0, at + 1))]).argmax().item()
-
-        decode(start - 1)  # the first of its kind: what a device must make ready for it is made here
-        begun_s = time.perf_counter()
-        for at in range(start, BLOCK_TOKENS):
-            decode(at)
-        return MEASURED_TOKENS / (time.perf_counter() - begun_s)
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -217,11 +208,13 @@ class Batch:
                 row.fed = 0
         self._admitted += 1
         row.number = self._admitted
+        self._rows[row.number] = row
         row.answer.cached = row.fed
         return True
 
     def release(self, row: BatchRow) -> None:
         span, row.span = row.span, None
+        self._rows.pop(row.number, None)
         if span is not None and row.room is not None:
             row.room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
 
@@ -233,10 +226,11 @@ class Batch:
     def step(self, rows: Sequence[BatchRow]) -> list[tuple[BatchRow, Outcome]]:
         lost = [row for row in rows if row.room is not self._pool.room]
         plan = _plan([row for row in rows if row not in lost])
+        self.threads.use(sum(len(segment.ids) for _, segment in plan))
         outcomes: list[tuple[BatchRow, Outcome]] = [(row, _failed()) for row in lost]
         picks = self._run(plan)
         if not isinstance(picks, list):
-            return outcomes + self._begin_anew(rows, plan, picks)
+            return outcomes + self._begin_anew(plan, picks)
         self._free.read()
         drawn = []
         for row, segment in plan:
@@ -270,10 +264,10 @@ class Batch:
         return Sampled(pick.token_id, to_wire(pick, self._table.text))
 
     def _begin_anew(
-        self, rows: Sequence[BatchRow], plan: Sequence[tuple[BatchRow, Segment]], refusal: Refusal
+        self, plan: Sequence[tuple[BatchRow, Segment]], refusal: Refusal
     ) -> list[tuple[BatchRow, Outcome]]:
         """A new pool: the rows of the step fail, those that waited for a later one are fed again."""
-        for row in rows:
+        for row in self._rows.values():
             row.fed = 0
         for row, _ in plan:
             row.sound = False
