@@ -10,7 +10,7 @@ import pytest
 from llama_gossip.engine.base import EngineEvent, FailureCode, JobTokens
 from llama_gossip.engine.packed import PackedForward
 from llama_gossip.engine.stepped import SteppedEngine
-from tests.engine.driving import Collector, Subject, job, started
+from tests.engine.driving import Collector, Subject, job, started, stepped
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 LONG: dict[str, Any] = {"max_tokens": 60, **GREEDY}
@@ -41,7 +41,7 @@ def test_a_parked_job_takes_no_part_in_steps_and_goes_on_with_the_same_answer(su
     with started(lone) as seen:
         lone.submit(job(1, **LONG))
         alone = seen.answer(1)
-    engine = subject.make(4)
+    engine = stepped(subject.make(4))
     parking = Parking(engine)
     with started(engine, parking) as seen:
         engine.submit(job(1, **LONG))
@@ -59,7 +59,7 @@ def test_a_parked_job_takes_no_part_in_steps_and_goes_on_with_the_same_answer(su
 
 
 def test_a_parked_job_keeps_its_place_and_an_engine_of_parked_jobs_rests(subject: Subject) -> None:
-    engine = subject.make(1)
+    engine = stepped(subject.make(1))
     parking = Parking(engine)
     rounds = 0
     whole = engine._round
@@ -123,7 +123,7 @@ def test_parking_what_is_unknown_or_has_ended_means_nothing(subject: Subject) ->
 
 
 def test_the_speed_of_a_model_is_not_measured_by_a_parked_job(subject: Subject) -> None:
-    engine = subject.make(2)
+    engine = stepped(subject.make(2))
     parking = Parking(engine)
     with started(engine, parking) as seen:
         before = engine.load().tokens_per_s

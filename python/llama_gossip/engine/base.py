@@ -43,6 +43,14 @@ class EngineInfo:
     memory_bytes: int = 0  # weights
 
 
+class EngineState(StrEnum):
+    """Whether the engine takes jobs. Where it does not, each one fails at once as lost."""
+
+    READY = "ready"
+    LOADING = "loading"  # it is being started again
+    DOWN = "down"  # it will not come back
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
     """How busy the engine is now."""
@@ -55,6 +63,7 @@ class EngineLoad:
     last_step_age_ms: float  # since the model last stepped, or since it became busy; 0 when idle
     fed_tokens: int = 0  # of prompts and resumed parts since the start, that had to be fed
     cached_tokens: int = 0  # and those that were there already
+    state: EngineState = EngineState.READY
 
 
 @dataclass(frozen=True, slots=True)
