@@ -175,7 +175,7 @@ class Driver:
                 | effects.TrustStream()
             ):
                 self._to_stream(effect)
-            case effects.StartJob() | effects.CancelJob():
+            case effects.StartJob() | effects.CancelJob() | effects.ParkJob() | effects.UnparkJob():
                 self._to_engine(effect)
             case effects.Wake(at):
                 self._set_timer(at)
@@ -261,17 +261,26 @@ class Driver:
             case _:
                 assert_never(effect)
 
-    def _to_engine(self, effect: effects.StartJob | effects.CancelJob) -> None:
+    def _to_engine(
+        self, effect: effects.StartJob | effects.CancelJob | effects.ParkJob | effects.UnparkJob
+    ) -> None:
         if self.bridge is None:
             if isinstance(effect, effects.StartJob):
                 self.feed(
                     events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
                 )
             return
-        if isinstance(effect, effects.StartJob):
-            self.bridge.submit(effect)
-        else:
-            self.bridge.cancel(effect.job)
+        match effect:
+            case effects.StartJob():
+                self.bridge.submit(effect)
+            case effects.CancelJob(job):
+                self.bridge.cancel(job)
+            case effects.ParkJob(job):
+                self.bridge.park(job)
+            case effects.UnparkJob(job):
+                self.bridge.unpark(job)
+            case _:
+                assert_never(effect)
 
     def _set_timer(self, at_mono_ms: int | None) -> None:
         if self._timer is not None:

@@ -1,7 +1,8 @@
 """Engine bridge: one engine behind the core. Jobs go in, the engine's batches come out as core events.
 
 The engine calls its sink from its own thread; the bridge hands each batch to the loop in one call, so a
-step of many rows costs one wake-up.
+step of many rows costs one wake-up. What cannot take jobs is not offered: an engine whose process is being
+started again is announced as one that loads.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class EngineBridge:
         self._feed = feed
         self._trusted = trusted
         self._loop = asyncio.get_running_loop()
+        self._offered: base.EngineState | None = None  # as the core knows it
+        self._closing = False
 
     def start(self) -> None:
         self.engine.start(self._from_engine_thread)
@@ -43,6 +46,12 @@ class EngineBridge:
 
     def cancel(self, job: int) -> None:
         self.engine.cancel(job)
+
+    def park(self, job: int) -> None:
+        self.engine.park(job)
+
+    def unpark(self, job: int) -> None:
+        self.engine.unpark(job)
 
     def capacity(self) -> Capacity:
         """What the node announces about this engine, measured now."""
@@ -67,7 +76,26 @@ class EngineBridge:
             memory_free=load.memory_free,
         )
 
+    def offer(self) -> None:
+        """Tells the core what the node can offer of this engine now."""
+        self._offered = self.engine.load().state
+        match self._offered:
+            case base.EngineState.READY:
+                self._feed(events.EngineChanged(self.capacity()))
+            case base.EngineState.LOADING:
+                self._feed(events.EngineChanged(None, loading=True))
+            case base.EngineState.DOWN:
+                self._feed(events.EngineChanged(None))
+            case _:
+                assert_never(self._offered)
+
+    def look(self) -> None:
+        """The same, if the engine has ceased to take jobs or takes them again."""
+        if not self._closing and self._offered not in (None, self.engine.load().state):
+            self.offer()
+
     def close(self) -> None:
+        self._closing = True
         self.engine.close()
 
     def _from_engine_thread(self, batch: Sequence[base.EngineEvent]) -> None:
@@ -78,6 +106,8 @@ class EngineBridge:
 
     def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
         self._feed(events.EngineStepped())
+        if any(isinstance(event, base.JobFailed) and event.code is base.FailureCode.LOST for event in batch):
+            self.look()  # first: a freed slot must not be filled from the queue
         for event in batch:
             try:
                 self._feed(self._translated(event))

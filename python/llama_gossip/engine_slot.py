@@ -38,7 +38,7 @@ class EngineSlot:
             bridge.start()
             self._take_out()
             self._driver.bridge = bridge
-        self._driver.feed(events.EngineChanged(bridge.capacity()))
+        bridge.offer()
 
     def _take_out(self) -> None:
         bridge, self._driver.bridge = self._driver.bridge, None

@@ -52,10 +52,11 @@ class Telemetry:
 
     def _watch(self, bridge: EngineBridge) -> None:
         """An engine that steps without an event (a long prefill) is not a hung one."""
+        bridge.look()
         load = bridge.engine.load()
         if load.running and load.last_step_age_ms < 2 * BEAT_S * 1000:
             self._driver.feed(events.EngineStepped())
         known = self._announced_tokens_per_s
         if abs(load.tokens_per_s - known) > ANNOUNCE_CHANGE * known:
             self._announced_tokens_per_s = load.tokens_per_s
-            self._driver.feed(events.EngineChanged(bridge.capacity()))
+            bridge.offer()

@@ -125,6 +125,7 @@ class Batch:
         self._blocks = 0
         self._numerics_id = ""
         self._admitted = 0
+        self._rows: dict[int, BatchRow] = {}  # from admission to release, by number
         self._memory_free = 0
         self._memory_read_s = 0.0
 
@@ -206,11 +207,13 @@ class Batch:
                 row.fed = 0
         self._admitted += 1
         row.number = self._admitted
+        self._rows[row.number] = row
         row.answer.cached = row.fed
         return True
 
     def release(self, row: BatchRow) -> None:
         span, row.span = row.span, None
+        self._rows.pop(row.number, None)
         if span is not None:
             self._room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
 
@@ -226,7 +229,7 @@ class Batch:
             logits = self._forward.run([segment for _, segment in plan])
         except Exception:  # an operator may raise anything, and the pool is then in no known state
             log.exception("a step of the model failed")
-            return self._begin_anew(rows, plan)
+            return self._begin_anew(plan)
         self._read_memory()
         drawn: list[BatchRow] = []
         outcomes: list[tuple[BatchRow, Outcome]] = []
@@ -250,11 +253,9 @@ class Batch:
         row.sampler.seen(pick.token_id)
         return Sampled(pick.token_id, to_wire(pick, self._table.text))
 
-    def _begin_anew(
-        self, rows: Sequence[BatchRow], plan: Sequence[tuple[BatchRow, Segment]]
-    ) -> list[tuple[BatchRow, Outcome]]:
+    def _begin_anew(self, plan: Sequence[tuple[BatchRow, Segment]]) -> list[tuple[BatchRow, Outcome]]:
         """A new pool: the rows of the step fail, those that waited for a later one are fed again."""
-        for row in rows:
+        for row in self._rows.values():
             row.fed = 0
         failed: list[tuple[BatchRow, Outcome]] = []
         for row, _ in plan:

@@ -1,7 +1,9 @@
-"""Loading: from a spec to an engine that is ready. torch is imported only for specs that need it."""
+"""Loading: from a spec to an engine that is ready. torch is imported only for specs that need it, and never
+here for an engine that gets a process of its own."""
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from llama_gossip.engine.base import Engine
@@ -20,6 +22,7 @@ def load_engine(
     threads: int | None = None,
     numerics: str = "auto",
     progress: Progress | None = None,
+    process: bool = False,
 ) -> Engine:
     """The engine for a spec, loaded, checked and warm; it works once `start` is called.
 
@@ -27,7 +30,8 @@ def load_engine(
     device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, fp16 (on a GPU), q4, q8 (of a
     Llama, on a CPU); None, auto: what suits model and device. max_concurrent: jobs in the model at once.
     threads: of the CPU; None: as many as step fastest. numerics: exact (the same logits to the bit in any
-    batch), fast (without), auto (exact where that can be had).
+    batch), fast (without), auto (exact where that can be had). process: in a process of its own, whose death
+    costs its jobs and no more.
     Raises ModelUnavailable, UsageError, ConfigError, EngineError.
     """
     if max_concurrent < 1:
@@ -36,6 +40,13 @@ def load_engine(
         raise UsageError(f"threads is {threads}", hint="at least 1")
     if numerics not in NUMERICS:
         raise UsageError(f"unknown numerics {numerics!r}", hint="one of " + ", ".join(NUMERICS))
+    if process:
+        from llama_gossip.engine.process_engine import ProcessEngine
+        from llama_gossip.engine.wire import Begin
+
+        level = logging.getLogger("llama_gossip").getEffectiveLevel()
+        begin = Begin(spec, device, dtype, max_concurrent, threads, numerics, level)
+        return ProcessEngine(begin, progress)
     from llama_gossip.engine import scripted
 
     script = scripted.parse_spec(spec)
