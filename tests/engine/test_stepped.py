@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from llama_gossip.engine.base import EngineEvent, EngineJob, FailureCode, JobDone, JobFailed
+from llama_gossip.engine.base import EngineEvent, EngineJob, EngineState, FailureCode, JobDone, JobFailed
 from llama_gossip.engine.scripted import ScriptedEngine, parse_spec
 from llama_gossip.protocol.messages import GenerationConfig, RawPrompt
 
@@ -78,6 +78,7 @@ def test_a_model_thread_that_fails_loses_its_jobs_and_takes_no_more(
     (end,) = ends(events, 1)
     assert isinstance(end, JobFailed)
     assert (end.code, end.retryable) == (FailureCode.LOST, True)
+    assert engine.load().state is EngineState.DOWN
     engine.submit(job(2))
     (late,) = ends(events, 1)
     assert isinstance(late, JobFailed)

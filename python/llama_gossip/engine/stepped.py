@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Generic, assert_never
 
 from llama_gossip.engine.base import (
@@ -20,6 +21,7 @@ from llama_gossip.engine.base import (
     EngineInfo,
     EngineJob,
     EngineLoad,
+    EngineState,
     FailureCode,
     JobDone,
     JobFailed,
@@ -121,8 +123,10 @@ class SteppedEngine(Generic[RowT]):
             total = len(self._live)
             running = sum(live.running for live in self._live.values())
             idle = not any(live.steps for live in self._live.values())
+            state = EngineState.DOWN if self._closing else EngineState.READY
         free = self._model.memory_free()
-        return self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
+        load = self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
+        return replace(load, state=state)
 
     def close(self, timeout_s: float = 2.0) -> None:
         with self._wake:
