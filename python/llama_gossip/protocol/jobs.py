@@ -92,6 +92,17 @@ class Jobs:
             return 0
         return self.pace.wait_ms(self.queue.queued, self.queue.slots)
 
+    def figures(self) -> dict[str, int]:
+        """What this node does now, as it announces it; {} where it serves nothing."""
+        if self.offer.capacity is None:
+            return {}
+        return {
+            "running": self.load,
+            "queue_depth": self.queue.queued,
+            "queue_ms": self.queue_ms(),
+            "parked": len(self.parking),
+        }
+
     # --- acceptance ---
 
     def passes_fence(self, key: RequestKey, attempt: int) -> bool:
