@@ -16,7 +16,7 @@ def of_engines(loads: Sequence[EngineLoad]) -> dict[str, int]:
     """{} without an engine.
 
     fed_tokens: of prompts and resumed parts since the start, that had to be fed; cached_tokens: those that a
-    prefix cache had. first_token_ms: from a job's submit to the engine until its first token, tokens_per_s: of
+    prefix cache had. first_token_ms: from a job's submit to the engine to its first token, tokens_per_s: of
     one request, both moving averages of the slowest engine. memory_free: bytes, where least is left.
     """
     if not loads:
