@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from llama_gossip import news
-from llama_gossip.engine_bridge import EngineBridge
+from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
@@ -46,7 +46,7 @@ class Driver:
     def __init__(self, core: Core, own_id: NodeId) -> None:
         self.core = core
         self.transport: Transport | None = None
-        self.bridge: EngineBridge | None = None
+        self.engines: EngineSet | None = None
         self.listeners: list[Callable[[news.NodeEvent], None]] = []
         self.conversations: dict[RequestId, Conversation] = {}
         self.drained = asyncio.Event()
@@ -262,16 +262,13 @@ class Driver:
                 assert_never(effect)
 
     def _to_engine(self, effect: effects.StartJob | effects.CancelJob) -> None:
-        if self.bridge is None:
-            if isinstance(effect, effects.StartJob):
-                self.feed(
-                    events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
-                )
-            return
-        if isinstance(effect, effects.StartJob):
-            self.bridge.submit(effect)
-        else:
-            self.bridge.cancel(effect.job)
+        if isinstance(effect, effects.CancelJob):
+            if self.engines is not None:
+                self.engines.cancel(effect.job)
+        elif self.engines is None or not self.engines.submit(effect):
+            self.feed(
+                events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
+            )
 
     def _set_timer(self, at_mono_ms: int | None) -> None:
         if self._timer is not None:

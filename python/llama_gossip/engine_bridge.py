@@ -25,6 +25,10 @@ class EngineBridge:
         self._trusted = trusted
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def model(self) -> str:
+        return self.engine.info.model
+
     def start(self) -> None:
         self.engine.start(self._from_engine_thread)
 

@@ -110,12 +110,15 @@ class Batch:
         *,
         max_concurrent: int,
         threads: int | None,
+        pool_bytes: int | None = None,
     ) -> None:
+        """pool_bytes: of memory, that keys and values may take; None: a share of what is free."""
         self._facts = facts
         self._opener = opener
         self._placement = placement
         self._max_concurrent = max_concurrent
         self._threads = threads
+        self._pool_bytes = pool_bytes
         self._eos = frozenset(facts.eos_ids)
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
@@ -157,6 +160,7 @@ class Batch:
             notes=notes,
             tokens_per_s=self._measure(),
             memory_bytes=opened.weight_bytes,
+            pool_bytes=self._blocks * self._forward.bytes_per_token * BLOCK_TOKENS,
         )
 
     def _make_reader(self, context: int) -> PromptReader:
@@ -179,6 +183,8 @@ class Batch:
         per_block = self._forward.bytes_per_token * BLOCK_TOKENS
         if self.memory_free() and per_block:
             wanted = min(wanted, max(1, int(self.memory_free() * MEMORY_SHARE / per_block)))
+        if self._pool_bytes is not None and per_block:
+            wanted = min(wanted, max(1, self._pool_bytes // per_block))
         self._forward.reserve(wanted)
         return wanted
 

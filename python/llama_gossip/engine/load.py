@@ -1,10 +1,16 @@
-"""Loading: from a spec to an engine that is ready. torch is imported only for specs that need it."""
+"""Loading: from specs to engines that are ready. torch is imported only for specs that need it.
+
+The law: several models that cannot be together in memory are refused before the first of them is loaded, and
+whoever asks for several gets all of them or none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from llama_gossip.engine.base import Engine
+from llama_gossip.engine.budget import Need, PoolBudget, check_fit
 from llama_gossip.engine.progress import Progress
 from llama_gossip.errors import UsageError
 
@@ -20,6 +26,7 @@ def load_engine(
     threads: int | None = None,
     numerics: str = "auto",
     progress: Progress | None = None,
+    pool_bytes: int | None = None,
 ) -> Engine:
     """The engine for a spec, loaded, checked and warm; it works once `start` is called.
 
@@ -27,7 +34,8 @@ def load_engine(
     device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, fp16 (on a
     GPU), q4, q8 (of a Llama, on a CPU); None, auto: what suits model and device.
     max_concurrent: jobs in the model at once. threads: of the CPU; None: torch's choice. numerics: exact (the
-    same logits to the bit in any batch), fast (without), auto (exact where that can be had).
+    same logits to the bit in any batch), fast (without), auto (exact where that can be had). pool_bytes: of
+    memory, that keys and values may take; None: half of what is free.
     Raises ModelUnavailable, UsageError, ConfigError, EngineError.
     """
     if max_concurrent < 1:
@@ -52,12 +60,119 @@ def load_engine(
         threads=threads,
         numerics=numerics,
         progress=progress,
+        pool_bytes=pool_bytes,
     )
 
 
-def check_spec(spec: str) -> None:
-    """Raises what `load_engine` would of a spec that leads nowhere; quick, and before anything is begun."""
-    from llama_gossip.engine import models, scripted
+def load_engines(
+    specs: Sequence[str],
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    max_concurrent: int = 8,
+    threads: int | None = None,
+    numerics: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Engine, ...]:
+    """An engine for each spec, in their order, loaded one after the other, for one node to serve.
 
-    if scripted.parse_spec(spec) is None:
-        models.check(spec)
+    All or none: what was loaded before one that fails is closed. Each model has room for max_concurrent jobs,
+    as far as its part of the memory for keys and values goes. Options as for `load_engine`, the same for all.
+    Raises what that raises; ModelUnavailable (code "memory") where the weights do not fit into the memory
+    that is free, UsageError where two models have the same name.
+    """
+    names = _distinct_names(specs)
+    real = [spec for spec in specs if not _is_script(spec)]
+    budget = _budget(real, device=device, dtype=dtype, progress=progress) if real else None
+    engines: list[Engine] = []
+    try:
+        for spec, name in zip(specs, names, strict=True):
+            engine = load_engine(
+                spec,
+                device=device,
+                dtype=dtype,
+                max_concurrent=max_concurrent,
+                threads=threads,
+                numerics=numerics,
+                progress=_naming(name, progress) if len(specs) > 1 else progress,
+                pool_bytes=budget.part() if budget is not None and spec in real else None,
+            )
+            engines.append(engine)
+            if budget is not None and spec in real:
+                budget.taken(engine.info.pool_bytes)
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return tuple(engines)
+
+
+def check_specs(specs: Sequence[str], *, device: str | None = None, dtype: str | None = None) -> None:
+    """Raises what `load_engines` would of specs that lead nowhere, of two models with one name and, where
+    only the CPU can compute, of weights that do not fit; quick, and before anything is begun."""
+    _distinct_names(specs)
+    real = [spec for spec in specs if not _is_script(spec)]
+    from llama_gossip.engine import device as devices
+
+    if real and (device == "cpu" or not devices.gpu_possible()):
+        from llama_gossip.engine.memory import memory_available
+
+        check_fit(_needs(real, "cpu", dtype), memory_available(), "this machine")
+
+
+def _is_script(spec: str) -> bool:
+    from llama_gossip.engine import scripted
+
+    return scripted.parse_spec(spec) is not None
+
+
+def _distinct_names(specs: Sequence[str]) -> list[str]:
+    """What requests will call them."""
+    from llama_gossip.engine import models
+
+    first: dict[str, str] = {}
+    for spec in specs:
+        name = spec.partition(":")[0] if _is_script(spec) else models.glance(spec).name
+        if name in first:
+            raise UsageError(
+                f"{first[name]} and {spec} would both be served as {name!r}",
+                hint="requests choose by name: leave one out, or give its file or folder another name",
+            )
+        first[name] = spec
+    return list(first)
+
+
+def _needs(specs: Sequence[str], device: str, dtype: str | None) -> list[Need]:
+    from llama_gossip.engine.footprint import need_of
+
+    return [need_of(spec, device=device, dtype=dtype) for spec in specs]
+
+
+def _budget(
+    specs: Sequence[str], *, device: str | None, dtype: str | None, progress: Progress | None
+) -> PoolBudget | None:
+    """For the pools of these models, once it is sure that their weights fit. None: free memory is unknown."""
+    from llama_gossip.engine import device as devices
+    from llama_gossip.engine import memory, models
+
+    for spec in specs:
+        found = models.glance(spec)
+        if found.size and found.file is None:
+            models.locate(spec, progress=progress)  # what it needs stands in its header
+    devices.prepare_environment()
+    placement = devices.place(device)
+    on_cpu = placement.device == "cpu"
+    free_bytes = memory.memory_available() if on_cpu else memory.cuda_memory_free(placement.device)
+    needs = _needs(specs, placement.device, dtype)
+    check_fit(needs, free_bytes, "this machine" if on_cpu else placement.label)
+    from llama_gossip.engine.batching import MEMORY_SHARE
+
+    weight_bytes = sum(need.weight_bytes for need in needs)
+    return PoolBudget(free_bytes, weight_bytes, len(specs), share=MEMORY_SHARE) if free_bytes else None
+
+
+def _naming(name: str, progress: Progress | None) -> Progress | None:
+    """Tells whose stage it is."""
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"{stage} {name}", done, total)
