@@ -1,9 +1,12 @@
 """The engine against what else one could use, in one process, runs of all contenders taking turns.
 
-    cpu_ratio_vs_rawN              CPU time of a padded batch under `model.forward` / ours, N requests; fp32,
-                                   one thread, transformers' modules on both sides; the lower of both models
-    vs_generate_4                  CPU time of one thread with `generate` for each of four requests / ours
-    vs_hf_continuous_batching_16   CPU time of transformers' continuous batching / ours
+    cpu_ratio_vs_rawN              CPU time of a padded batch under `model.forward` / ours over the same
+                                   modules (packed rows, fast), N requests, fp32, one thread; the lower of
+                                   both models
+    cpu_ratio_exact_vs_rawN        the same with ours in exact mode, which the padded batch has not
+    vs_generate_4                  CPU time of one thread with `generate` for each of four requests / ours as
+                                   served: the lean step, exact
+    vs_hf_continuous_batching_16   CPU time of transformers' continuous batching / ours as served
                                    (both: the 7 M shape, random weights; …_smollm2: the real model)
     vs_llamacpp_q4N                decoded tokens/s, ours / llama.cpp's, the same 4-bit file, two threads
                                    each; …_cpu: a second of CPU time instead of the clock's
@@ -107,11 +110,20 @@ def closed(match: Match) -> Iterator[Match]:
             contender.close()
 
 
-def against_transformers(module: Any, own: Contender, plan: Plan) -> Runs:
+def against_transformers(checkpoint: Any, served: Any, plan: Plan) -> Runs:
+    """checkpoint: of transformers' modules; served: the same model for the lean step."""
     from hf_decoders import ContinuousBatching, GenerateThreads, RawForward
+    from llama_gossip.engine.torch_engine import TorchEngine
+    from own_engine import OwnEngine
 
+    def own(what: Any, numerics: str) -> OwnEngine:
+        return OwnEngine(TorchEngine(what, max_concurrent=max(ROWS), threads=1, numerics=numerics))
+
+    module = checkpoint.module
     match: Match = {
-        "own": (own, ROWS),
+        "served": (own(served, "exact"), ROWS),
+        "packed": (own(checkpoint, "fast"), ROWS),
+        "packed_exact": (own(checkpoint, "exact"), ROWS),
         "raw": (RawForward(module), ROWS),
         "generate": (GenerateThreads(module), (4,)),
         "hf_continuous_batching": (ContinuousBatching(module), (16,)),
@@ -121,23 +133,19 @@ def against_transformers(module: Any, own: Contender, plan: Plan) -> Runs:
 
 
 def small_runs(plan: Plan) -> Runs:
-    from llama_gossip.engine.torch_engine import TorchEngine
-    from own_engine import OwnEngine
+    from llama_gossip.engine.llama_load import of_module
     from shapes import SMALL, random_checkpoint
 
     checkpoint = random_checkpoint("7m", SMALL, device="cpu", dtype="fp32")
-    engine = TorchEngine(checkpoint, max_concurrent=max(ROWS), threads=1)
-    return against_transformers(checkpoint.module, OwnEngine(engine), plan)
+    return against_transformers(checkpoint, of_module(checkpoint, "fp32"), plan)
 
 
 def smollm2_runs(plan: Plan) -> Runs:
     from llama_gossip.engine.checkpoint import load_checkpoint
-    from llama_gossip.engine.torch_engine import TorchEngine
-    from own_engine import OwnEngine
+    from llama_gossip.engine.llama_load import load_llama
 
-    checkpoint = load_checkpoint(DEFAULT, dtype="fp32")
-    engine = TorchEngine(checkpoint, max_concurrent=max(ROWS), threads=1)
-    return against_transformers(checkpoint.module, OwnEngine(engine), plan)
+    served = load_llama(DEFAULT, dtype="fp32")
+    return against_transformers(load_checkpoint(DEFAULT, dtype="fp32"), served, plan)
 
 
 def q4_runs(plan: Plan, threads: int) -> Runs:
@@ -147,7 +155,7 @@ def q4_runs(plan: Plan, threads: int) -> Runs:
     engine = load_engine(DEFAULT, dtype="q4", max_concurrent=max(ROWS), threads=threads)
     context = plan.prompt_tokens + plan.new_tokens + 1
     theirs = LlamaCpp(gguf_file(), threads=threads, rows=max(ROWS), context=context)
-    match: Match = {"own": (OwnEngine(engine), ROWS), "llamacpp": (theirs, ROWS)}
+    match: Match = {"served": (OwnEngine(engine), ROWS), "llamacpp": (theirs, ROWS)}
     with closed(match):
         return contest(match, plan, VOCABULARY)
 
@@ -163,27 +171,27 @@ def gguf_file() -> Path:
     return models.default_models_dir() / DEFAULT / source.file
 
 
-def cpu_ratio(runs: Runs, other: str, rows: int) -> float:
-    return runs[other, rows].cpu_s / runs["own", rows].cpu_s
+def cpu_ratio(runs: Runs, other: str, own: str, rows: int) -> float:
+    return runs[other, rows].cpu_s / runs[own, rows].cpu_s
 
 
-def wall_ratio(runs: Runs, other: str, rows: int) -> float:
-    return runs[other, rows].wall_s / runs["own", rows].wall_s
+def wall_ratio(runs: Runs, other: str, own: str, rows: int) -> float:
+    return runs[other, rows].wall_s / runs[own, rows].wall_s
 
 
 def compared(small: Runs, smollm2: Runs) -> Figures:
     """The figures against transformers."""
     figures: Figures = {}
-    for suffix, ratio in (("", cpu_ratio), ("_wall", wall_ratio)):
+    for word, own in (("vs_raw", "packed"), ("exact_vs_raw", "packed_exact"), ("served_vs_raw", "served")):
         for rows in ROWS:
-            both = ratio(small, "raw", rows), ratio(smollm2, "raw", rows)
-            figures[f"cpu_ratio_vs_raw{rows}" if not suffix else f"ratio_vs_raw{rows}_wall"] = min(both)
-            if not suffix:
-                figures[f"cpu_ratio_vs_raw{rows}_7m"], figures[f"cpu_ratio_vs_raw{rows}_smollm2"] = both
+            name = f"cpu_ratio_{word}{rows}"
+            both = cpu_ratio(small, "raw", own, rows), cpu_ratio(smollm2, "raw", own, rows)
+            figures |= {name: min(both), f"{name}_7m": both[0], f"{name}_smollm2": both[1]}
+    for suffix, ratio in (("", cpu_ratio), ("_wall", wall_ratio)):
         for model, runs in (("", small), ("_smollm2", smollm2)):
-            figures[f"vs_generate_4{model}{suffix}"] = ratio(runs, "generate", 4)
+            figures[f"vs_generate_4{model}{suffix}"] = ratio(runs, "generate", "served", 4)
             figures[f"vs_hf_continuous_batching_16{model}{suffix}"] = ratio(
-                runs, "hf_continuous_batching", 16
+                runs, "hf_continuous_batching", "served", 16
             )
     return figures
 
@@ -191,7 +199,7 @@ def compared(small: Runs, smollm2: Runs) -> Figures:
 def compared_q4(runs: Runs) -> Figures:
     figures: Figures = {}
     for rows in ROWS:
-        ours, theirs = runs["own", rows], runs["llamacpp", rows]
+        ours, theirs = runs["served", rows], runs["llamacpp", rows]
         figures[f"vs_llamacpp_q4{rows}"] = ours.tokens_per_s / theirs.tokens_per_s
         figures[f"vs_llamacpp_q4{rows}_cpu"] = ours.tokens_per_cpu_s / theirs.tokens_per_cpu_s
     return figures

@@ -74,8 +74,19 @@ def lean(dtype: str) -> tuple[Forward, Any]:
     return forward, checkpoint
 
 
+def fast(dtype: str) -> tuple[Forward, Any]:
+    """Packed rows of transformers' modules: the sums of a row depend on its company."""
+    from llama_gossip.engine.checkpoint import load_checkpoint
+    from llama_gossip.engine.packed import PackedForward
+
+    checkpoint = load_checkpoint(MODEL, dtype=dtype)
+    return PackedForward(checkpoint.module, device="cpu", exact=False), checkpoint
+
+
 MAKERS: Final[dict[str, Callable[[], tuple[Forward, Any]]]] = {
+    "fp32/fast": lambda: fast("fp32"),
     "fp32/exact": lambda: lean("fp32"),
+    "bf16/fast": lambda: fast("bf16"),
     "bf16/exact": lambda: lean("bf16"),
     "q4/exact": lambda: lean("q4"),
 }

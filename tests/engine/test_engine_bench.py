@@ -56,10 +56,15 @@ def test_twice_as_cheap_is_a_ratio_of_two_and_the_lower_model_counts(bench: Modu
     def runs(theirs: float) -> dict[tuple[str, int], Spent]:
         names = [("raw", n) for n in (1, 4, 16)] + [("generate", 4), ("hf_continuous_batching", 16)]
         others = {key: Spent(theirs, 9.0, 10, theirs, 9.0, 10) for key in names}
-        return others | {("own", n): Spent(1.0, 3.0, 10, 1.0, 3.0, 10) for n in (1, 4, 16)}
+        ours = {"served": 1.0, "packed": 2.0, "packed_exact": 4.0}
+        return others | {
+            (own, n): Spent(cpu_s, 3.0, 10, cpu_s, 3.0, 10) for own, cpu_s in ours.items() for n in (1, 4, 16)
+        }
 
     figures = bench.compared(runs(2.0), runs(1.5))
-    assert [figures[f"cpu_ratio_vs_raw{n}"] for n in (1, 4, 16)] == [1.5, 1.5, 1.5]
+    assert [figures[f"cpu_ratio_vs_raw{n}"] for n in (1, 4, 16)] == [0.75, 0.75, 0.75]
+    assert figures["cpu_ratio_vs_raw4_7m"] == 1.0
+    assert figures["cpu_ratio_exact_vs_raw1"] == 0.375
     assert (figures["vs_generate_4"], figures["vs_generate_4_smollm2"]) == (2.0, 1.5)
     assert figures["vs_hf_continuous_batching_16_wall"] == 3.0
 

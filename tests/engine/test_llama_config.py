@@ -53,7 +53,6 @@ def test_older_folders_name_their_rope_otherwise() -> None:
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "part"),
-        ({"hidden_size": 100, "head_dim": 16}, "100"),
         ({"num_key_value_heads": 5}, "heads"),
         ({"head_dim": 40}, "40"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
@@ -63,3 +62,16 @@ def test_older_folders_name_their_rope_otherwise() -> None:
 def test_what_is_no_plain_llama_is_told(change: dict[str, Any], word: str) -> None:
     with pytest.raises(Unsuitable, match=word):
         llama_config({**BASE, **change})
+
+
+def test_only_four_and_eight_bits_need_whole_blocks() -> None:
+    transformers = pytest.importorskip("transformers")
+    from llama_gossip.engine.llama_weights import read_weights
+    from tests.engine.llamas import source_of
+
+    sizes = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 3, "num_key_value_heads": 1}
+    hub = transformers.LlamaConfig(**sizes, num_hidden_layers=1, vocab_size=100)
+    source = source_of(transformers.LlamaForCausalLM(hub).requires_grad_(False))
+    assert read_weights(source, "fp32").layers[0].down.width == 80
+    with pytest.raises(Unsuitable, match="48"):
+        read_weights(source, "q4")

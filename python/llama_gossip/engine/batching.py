@@ -23,6 +23,7 @@ from llama_gossip.engine.prefix_cache import KEPT_SPANS, PrefixCache, chain_root
 from llama_gossip.engine.prompt import PromptReader
 from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
 from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
+from llama_gossip.engine.threads import Threads, chosen
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from llama_gossip.protocol.messages import NumericsClass
 
 PREFILL_TOKENS: Final = 256  # of prompts a step: what a cancel or another row's next token waits for
-MEASURED_TOKENS: Final = 8  # that are timed once the model is warm
 MEMORY_INTERVAL_S: Final = 1.0  # asking a GPU more often would cost steps
 MEMORY_SHARE: Final = 0.5  # of free memory that keys and values may take
 
@@ -117,8 +117,9 @@ class Batch:
         self._opener = opener
         self._placement = placement
         self._max_concurrent = max_concurrent
-        self._threads = threads
         self._pool_bytes = pool_bytes
+        self._asked_threads = threads
+        self.threads: Threads
         self._eos = frozenset(facts.eos_ids)
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
@@ -135,8 +136,9 @@ class Batch:
     def open(self) -> EngineInfo:
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)  # counts for the thread that calls it
+        if self._asked_threads is not None:
+            torch.set_num_threads(self._asked_threads)  # counts for the thread that calls it
+        most = torch.get_num_threads()
         facts, opened = self._facts, self._opener()
         self._forward, self._numerics_id = opened.forward, opened.numerics_id
         self._blocks = self._reserve(facts.context)
@@ -146,6 +148,8 @@ class Batch:
         if context < facts.context:
             notes += (f"the context is {context} of {facts.context} tokens: memory allows no more",)
         self._reader = self._make_reader(context)
+        free = self._placement.device == "cpu" and self._asked_threads is None
+        self.threads, tokens_per_s = chosen(self._forward, self._blocks, most, free=free)
         return EngineInfo(
             model=facts.name,
             model_digest=facts.model_digest,
@@ -158,7 +162,7 @@ class Batch:
             context=context,
             max_concurrent=self._max_concurrent,
             notes=notes,
-            tokens_per_s=self._measure(),
+            tokens_per_s=tokens_per_s,
             memory_bytes=opened.weight_bytes,
             pool_bytes=self._blocks * self._forward.bytes_per_token * BLOCK_TOKENS,
         )
@@ -187,16 +191,6 @@ class Batch:
             wanted = min(wanted, max(1, self._pool_bytes // per_block))
         self._forward.reserve(wanted)
         return wanted
-
-    def _measure(self) -> float:
-        """Tokens/s of one request, warm."""
-        ids = [(7 + 31 * i) % self._forward.vocabulary for i in range(BLOCK_TOKENS)]
-        span, start = Span(0, 1), BLOCK_TOKENS - MEASURED_TOKENS
-        self._forward.run([Segment(span, 0, ids[:start], None)])
-        begun_s = time.perf_counter()
-        for at in range(start, BLOCK_TOKENS):
-            self._forward.run([Segment(span, at, ids[at : at + 1], Draw(0.0, 0, at + 1))]).argmax().item()
-        return MEASURED_TOKENS / (time.perf_counter() - begun_s)
 
     # --- rows ------------------------------------------------------------------------------------
 
@@ -233,6 +227,7 @@ class Batch:
 
     def step(self, rows: Sequence[BatchRow]) -> list[tuple[BatchRow, Outcome]]:
         plan = _plan(rows)
+        self.threads.use(sum(len(segment.ids) for _, segment in plan))
         try:
             logits = self._forward.run([segment for _, segment in plan])
         except Exception:  # an operator may raise anything, and the pool is then in no known state

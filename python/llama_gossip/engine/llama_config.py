@@ -83,7 +83,8 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
         head_dim=_count(config, "head_dim", hidden // heads),
         vocabulary=_count(config, "vocab_size"),
     )
-    _check_sizes(shape)
+    if heads % shape.kv_heads or shape.head_dim % 16:
+        raise Unsuitable(f"{heads} heads of {shape.head_dim} over {shape.kv_heads}")
     return LlamaConfig(
         shape=shape,
         eps=float(config.get("rms_norm_eps", 1e-6)),
@@ -92,9 +93,8 @@ def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
     )
 
 
-def _check_sizes(shape: LlamaShape) -> None:
-    if shape.heads % shape.kv_heads or shape.head_dim % 16:
-        raise Unsuitable(f"{shape.heads} heads of {shape.head_dim} over {shape.kv_heads}")
+def check_blocks(shape: LlamaShape) -> None:
+    """Raises Unsuitable where four and eight bits cannot be packed."""
     for size in (shape.hidden, shape.intermediate, shape.heads * shape.head_dim):
         if size % BLOCK:
             raise Unsuitable(f"rows of {size} weights are no whole number of blocks of {BLOCK}")

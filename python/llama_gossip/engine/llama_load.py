@@ -78,7 +78,7 @@ def load_llama(
     if asked is not None and asked not in DTYPES:
         raise Unsuitable(f"its steps know no {asked}")
     if spec == tiny_random.NAME:
-        return _of_module(load_checkpoint(spec, dtype="fp32"), asked or "fp32")
+        return of_module(load_checkpoint(spec, dtype="fp32"), asked or "fp32")  # it has no files
     match models.locate(spec, models_dir, progress=progress or silent):
         case ModelFile() as file:
             return _of_file(file, asked)
@@ -143,8 +143,8 @@ def _of_folder(folder: ModelFolder, asked: str | None) -> LlamaCheckpoint:
     )
 
 
-def _of_module(checkpoint: Checkpoint, dtype: str) -> LlamaCheckpoint:
-    """The tests' model has no files."""
+def of_module(checkpoint: Checkpoint, dtype: str) -> LlamaCheckpoint:
+    """The lean form of a Llama that is in memory. Raises Unsuitable."""
     module = checkpoint.module
     config: LlamaConfig = llama_config(module.config.to_dict())
     return LlamaCheckpoint(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from .llama_config import check_blocks
 from .llama_sources import EMBEDDING, HEAD, NORM, Source, paired
 from .packing import BLOCK, Blocks, Int4, quantised
 
@@ -125,7 +126,9 @@ class LlamaWeights:
 
 
 def read_weights(source: Source, dtype: str) -> LlamaWeights:
-    """`dtype` is a key of DTYPES."""
+    """`dtype` is a key of DTYPES. Raises Unsuitable for a shape that it cannot have."""
+    if dtype in QUANTISED:
+        check_blocks(source.config.shape)
     builder = _Builder(source, dtype)
     layers = tuple(builder.layer(number) for number in range(source.config.shape.layers))
     head_name = EMBEDDING if source.config.tied else HEAD

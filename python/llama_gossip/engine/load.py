@@ -31,11 +31,11 @@ def load_engine(
     """The engine for a spec, loaded, checked and warm; it works once `start` is called.
 
     spec: `scripted[:option=value,…]`, `paced:MS`, a catalogue name, a `*.gguf` file, a folder or a hub id.
-    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, fp16 (on a
-    GPU), q4, q8 (of a Llama, on a CPU); None, auto: what suits model and device.
-    max_concurrent: jobs in the model at once. threads: of the CPU; None: torch's choice. numerics: exact (the
-    same logits to the bit in any batch), fast (without), auto (exact where that can be had). pool_bytes: of
-    memory, that keys and values may take; None: half of what is free.
+    device: cpu, cuda, cuda:N; None: the best there is. dtype: fp32, bf16, fp16 (on a GPU), q4, q8 (of a
+    Llama, on a CPU); None, auto: what suits model and device. max_concurrent: jobs in the model at once.
+    threads: of the CPU; None: as many as step fastest. numerics: exact (the same logits to the bit in any
+    batch), fast (without), auto (exact where that can be had). pool_bytes: of memory, that keys and values
+    may take; None: half of what is free.
     Raises ModelUnavailable, UsageError, ConfigError, EngineError.
     """
     if max_concurrent < 1:
