@@ -48,6 +48,15 @@ def test_a_folder_takes_what_its_header_says(tmp_path: Path, dtype: str | None) 
     assert need.weight_bytes == pytest.approx(loaded_bytes(folder, dtype, tmp_path), rel=NEAR)
 
 
+@pytest.mark.parametrize("down", [Kind.Q8_0, Kind.Q5_0, Kind.F16])
+def test_in_a_4_bit_file_what_is_stored_finer_takes_more(tmp_path: Path, down: Kind) -> None:
+    vocabulary = byte_level("llama-bpe")
+    weights = random_weights(len(vocabulary.tokens), seed=1)
+    spec = str(write_gguf(tmp_path / "m.gguf", weights, vocabulary, kind=Kind.Q4_1, down_kind=down))
+    need = need_of(spec, device="cpu", dtype=None, models_dir=tmp_path)
+    assert need.weight_bytes == pytest.approx(loaded_bytes(spec, None, tmp_path), rel=NEAR)
+
+
 def test_a_gpu_holds_half_precision(tmp_path: Path) -> None:
     spec = str(gguf(tmp_path, Kind.Q4_1))
     full = need_of(spec, device="cpu", dtype="fp32", models_dir=tmp_path).weight_bytes
