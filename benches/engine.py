@@ -15,7 +15,7 @@
 Requests are greedy, of fresh prompts, and all have the same length. Of each figure the best run counts: other
 processes only add. Runs without the native extension.
 
-With --device cuda the engine alone, on the Llama-3.2-1B shape in bf16 (benches/throughput_limit.py).
+With --device cuda the engine alone, against the device's memory (benches/throughput_limit.py).
 
     benches/engine.py [--quick] [--json] [--threads N] [--device cuda[:N]]
 """
@@ -247,7 +247,8 @@ def main() -> int:
         import throughput_limit
 
         bars = throughput_limit.BARS
-        run = lambda: throughput_limit.measure(options.device, quick=options.quick)  # noqa: E731
+        plan = throughput_limit.plan(devices.place(options.device).device, quick=options.quick)
+        run = lambda: throughput_limit.measure(options.device, plan)  # noqa: E731
     figures = run()
     print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
     if options.json:

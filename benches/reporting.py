@@ -8,15 +8,38 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from workers import bench_home
 
 Bars = Mapping[str, tuple[str, float]]  # a figure's name: ("<=" or ">=", the bar)
 Figures = dict[str, Any]
 Plan = TypeVar("Plan")  # how much a bench does
+
+
+RESULTS: Final = Path(__file__).with_name("results")
+
+
+def save(bench: str, figures: Figures, folder: Path = RESULTS) -> Path:
+    """One file for each bench and device: the figures, the command that made them, and with what."""
+    device = re.sub(r"[^a-z0-9]+", "-", str(figures["device"]).lower()).strip("-")
+    made = {
+        "device": figures["device"],
+        "command": " ".join(["benches/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "figures": {name: value for name, value in figures.items() if name != "device"},
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{bench}-{device}.json"
+    path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return path
 
 
 def table(figures: Figures, bars: Bars) -> str:

@@ -53,6 +53,12 @@ class TimedEngine:
     def load(self) -> EngineLoad:
         return self._engine.load()
 
+    def park(self, job_id: int) -> None:
+        self._engine.park(job_id)
+
+    def unpark(self, job_id: int) -> None:
+        self._engine.unpark(job_id)
+
     def close(self, timeout_s: float = 2.0) -> None:
         self._engine.close(timeout_s)
 

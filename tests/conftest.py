@@ -6,10 +6,13 @@ are sought with `--hypothesis-profile=explore`, which keeps what it finds.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
-from llama_gossip.engine.device import prepare_environment
+from llama_gossip.engine.device import NVIDIA_SIGNS, prepare_environment
 
 prepare_environment()  # as every start of a worker does, before torch is there
 
@@ -21,9 +24,19 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `long` takes hours: only `-m long` runs it."""
-    if "long" in str(config.option.markexpr):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    """What is marked `long` takes hours: only `-m long` runs it. What is marked `gpu` needs one."""
+    left_out = [item for item in items if item.get_closest_marker("gpu") and not _cuda()]
+    if "long" not in str(config.option.markexpr):
+        left_out += [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@lru_cache
+def _cuda() -> bool:
+    """torch is asked only where there is a GPU's driver: its import takes seconds."""
+    if not any(Path(sign).exists() for sign in NVIDIA_SIGNS):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

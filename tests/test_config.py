@@ -61,6 +61,7 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "device": ("a", "b", "c", "c"),
     "dtype": ("a", "b", "c", "c"),
     "numerics": ("exact", "fast", "auto", "auto"),
+    "engine_process": ("1", "0", True, True),
 }
 
 

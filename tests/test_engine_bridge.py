@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from typing import Any
 
 import pytest
 
 from llama_gossip import load_engine
-from llama_gossip.engine import base
+from llama_gossip.engine import base, process_engine
 from llama_gossip.engine_bridge import EngineBridge
+from llama_gossip.engine_set import EngineSet
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, NodeId, Phase, RequestId
 
@@ -33,12 +36,14 @@ def start(job: int, *, max_tokens: int = 5) -> effects.StartJob:
 class Listening:
     """A started bridge over a real scripted engine, and the core events that came out of it."""
 
-    def __init__(self, spec: str = "scripted") -> None:
+    def __init__(self, engine: base.Engine | str = "scripted") -> None:
         self.seen: list[events.Event] = []
         self.threads: set[int] = set()
         self.refuses: type[object] | None = None
         self._changed = asyncio.Event()
-        self.bridge = EngineBridge(load_engine(spec), self._feed, trusted=True)
+        engine = load_engine(engine) if isinstance(engine, str) else engine
+        self.bridge = EngineBridge(engine, self._feed, trusted=True, look=lambda: self.engines.look())
+        self.engines = EngineSet([self.bridge], self._feed)
         self.bridge.start()
 
     def _feed(self, event: events.Event) -> None:
@@ -111,6 +116,44 @@ async def test_a_closed_engine_ends_its_jobs_as_lost_and_retryable_and_takes_no_
     }
 
 
+async def test_an_engine_whose_process_dies_is_announced_as_loading_before_its_jobs_end_and_then_as_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_engine, "FIRST_WAIT_S", 0.0)
+    engine = load_engine("scripted:delay_ms=5", process=True)
+    assert isinstance(engine, process_engine.ProcessEngine)
+    it = Listening(engine)
+    it.engines.offer()
+    it.engines.look()
+    assert [type(event) for event in it.seen] == [events.EngineChanged]
+    it.bridge.submit(start(1, max_tokens=100_000))
+    await it.first(events.EngineTokens)
+    os.kill(engine.pid, signal.SIGKILL)
+    await it.first(events.EngineFailed)
+    changes = [event for event in it.seen if isinstance(event, events.EngineChanged | events.EngineFailed)]
+    assert changes[1:] == [
+        events.EngineChanged(None, loading=True),
+        events.EngineFailed(1, "engine_lost", changes[2].message, retryable=True),  # type: ignore[union-attr]
+    ]
+    async with asyncio.timeout(60):
+        while engine.load().state is not base.EngineState.READY:  # noqa: ASYNC110  another process tells
+            await asyncio.sleep(0.01)
+    it.engines.look()
+    last = it.seen[-1]
+    assert isinstance(last, events.EngineChanged)
+    assert last.capacity is not None
+    assert last.capacity.models[0].name == "scripted"
+    it.bridge.close()
+
+
+async def test_an_engine_that_stays_down_is_offered_no_more() -> None:
+    engine = load_engine("scripted", process=True)
+    it = Listening(engine)
+    engine.close()
+    it.engines.offer()
+    assert it.seen == [events.EngineChanged(None)]
+
+
 async def test_an_event_that_the_core_refuses_costs_the_others_nothing() -> None:
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
@@ -149,7 +192,7 @@ async def test_a_job_belongs_to_its_requester_where_members_are_not_trusted(trus
     engine = load_engine("scripted")
     seen: list[base.EngineJob] = []
     engine.submit = seen.append  # type: ignore[method-assign]
-    bridge = EngineBridge(engine, lambda event: None, trusted=trusted)
+    bridge = EngineBridge(engine, lambda event: None, trusted=trusted, look=lambda: None)
     bridge.submit(start(1))
     bridge.close()
     assert [job.owner for job in seen] == [None if trusted else b"r" * 32]

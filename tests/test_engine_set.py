@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from llama_gossip.driver import Driver
-from llama_gossip.engine import base
+from llama_gossip.engine import base, load_engine, process_engine
 from llama_gossip.engine.scripted import Script, ScriptedEngine
 from llama_gossip.engine_set import together
 from llama_gossip.engine_slot import EngineSlot
@@ -76,6 +78,11 @@ class Node:
 
     def announced(self) -> Capacity | None:
         return [event.capacity for event in self.seen if isinstance(event, events.EngineChanged)][-1]
+
+
+def offered(node: Node) -> list[str]:
+    capacity = node.announced()
+    return [offer.name for offer in capacity.models] if capacity is not None else []
 
 
 @pytest.fixture
@@ -150,9 +157,7 @@ async def test_a_model_is_added_and_taken_away_while_another_works_on(node: Node
     node.driver.perform(replace(start(1, "busy"), config=GenerationConfig(max_tokens=200, temperature=0.0)))
     await node.of_job(events.EngineTokens, 1)
     node.slot.put([busy, second])
-    capacity = node.announced()
-    assert capacity is not None
-    assert [offer.name for offer in capacity.models] == ["busy", "second"]
+    assert offered(node) == ["busy", "second"]
     node.driver.perform(start(2, "second"))
     await node.of_job(events.EngineDone, 2)
     node.slot.put([busy])
@@ -171,6 +176,7 @@ async def test_the_jobs_of_an_engine_that_is_taken_away_are_lost_and_no_others(n
     node.slot.put([stays])
     failed = await node.of_job(events.EngineFailed, 2)
     assert (failed.code, failed.retryable) == ("engine_lost", True)
+    assert offered(node) == ["stays"]  # one that was taken out does not speak for those that are there
     assert (await node.of_job(events.EngineDone, 1)).total_tokens == 200
 
 
@@ -183,6 +189,59 @@ async def test_of_several_engines_that_cannot_all_begin_none_serves(node: Node) 
     await node.slot.close()
     with pytest.raises(UsageError, match="closed"):  # it had begun
         fresh.start(lambda events: None)
+
+
+# --- an engine's process that dies --------------------------------------------------------------------------
+
+
+async def test_a_model_whose_process_dies_is_not_offered_until_it_serves_again_and_the_other_is(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_engine, "FIRST_WAIT_S", 0.0)
+    mortal = load_engine("scripted:delay_ms=5", process=True)
+    assert isinstance(mortal, process_engine.ProcessEngine)
+    node.slot.put([mortal, engine("sound")])
+    long = GenerationConfig(max_tokens=100_000, temperature=0.0)
+    node.driver.perform(replace(start(1, "scripted"), config=long))
+    await node.of_job(events.EngineTokens, 1)
+    os.kill(mortal.pid, signal.SIGKILL)
+    assert (await node.of_job(events.EngineFailed, 1)).code == "engine_lost"
+    assert offered(node) == ["sound"]
+    node.driver.perform(start(2, "sound"))
+    await node.of_job(events.EngineDone, 2)
+    async with asyncio.timeout(60):
+        while mortal.load().state is not base.EngineState.READY:  # noqa: ASYNC110  another process tells
+            await asyncio.sleep(0.01)
+    assert node.driver.engines is not None
+    node.driver.engines.look()
+    assert offered(node) == ["scripted", "sound"]
+
+
+async def test_while_no_engine_takes_jobs_and_one_may_again_the_node_loads(node: Node) -> None:
+    one, two = engine("one"), engine("two")
+    node.slot.put([one, two])
+    assert node.driver.engines is not None
+    states = {one: base.EngineState.LOADING, two: base.EngineState.DOWN}
+    for it in (one, two):
+        it.load = lambda real=it.load, state=states[it]: replace(real(), state=state)  # type: ignore[method-assign,misc]
+    node.driver.engines.look()
+    assert node.seen[-1] == events.EngineChanged(None, loading=True)
+    one.load = two.load  # type: ignore[method-assign]
+    node.driver.engines.look()
+    assert node.seen[-1] == events.EngineChanged(None)
+    node.driver.engines.look()
+    assert [type(event) for event in node.seen].count(events.EngineChanged) == 3  # told once
+
+
+async def test_parking_finds_its_engine(node: Node) -> None:
+    first, second = engine("first"), engine("second", delay_ms=1)
+    node.slot.put([first, second])
+    told: list[tuple[str, int]] = []
+    second.park = lambda job: told.append(("park", job))  # type: ignore[method-assign]
+    second.unpark = lambda job: told.append(("unpark", job))  # type: ignore[method-assign]
+    node.driver.perform(effects.ParkJob(3))
+    node.driver.perform(effects.UnparkJob(3))
+    assert told == [("park", 3), ("unpark", 3)]
 
 
 # --- what is announced ---------------------------------------------------------------------------------
@@ -249,9 +308,7 @@ async def test_of_two_engines_the_one_that_hangs_is_closed_and_the_other_serves_
         for _ in range(HUNG_LOOKS):
             telemetry._beat()
     assert (await node.of_job(events.EngineFailed, 1)).code == "engine_lost"
-    capacity = node.announced()
-    assert capacity is not None
-    assert [offer.name for offer in capacity.models] == ["sound"]
+    assert offered(node) == ["sound"]
     assert "hung has stopped stepping" in caplog.text
     node.driver.perform(start(2, "sound"))
     assert (await node.of_job(events.EngineDone, 2)).total_tokens == 5

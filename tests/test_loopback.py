@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llama_gossip.loopback import MAX_HELD_BYTES, Loopback
 from llama_gossip.protocol import events
+from llama_gossip.protocol.limits import MAX_UNWRITTEN_BYTES
 from llama_gossip.protocol.messages import NodeId
 
 ME = NodeId(b"m" * 32)
@@ -119,7 +120,8 @@ def test_a_writer_whose_reader_is_paused_for_megabytes_is_told_and_the_reader_af
     loop, seen, near, far = opened()
     loop.pause(near)
     loop.write(far, bytes(MAX_HELD_BYTES))
-    assert seen == []
+    assert seen == [events.StreamFull(far)]
+    seen.clear()
     loop.write(far, b"x")
     assert seen == [events.StreamLost(far, "its reader is too slow")]
     seen.clear()
@@ -127,6 +129,23 @@ def test_a_writer_whose_reader_is_paused_for_megabytes_is_told_and_the_reader_af
     assert [type(event) for event in seen] == [
         events.StreamData, events.StreamReset, events.StreamStopped,
     ]  # fmt: skip
+
+
+def test_a_writer_is_told_once_that_its_reader_is_behind_and_once_that_it_reads() -> None:
+    loop, seen, near, far = opened()
+    loop.pause(near)
+    half = bytes(MAX_UNWRITTEN_BYTES // 2)
+    loop.write(far, half)
+    loop.write(far, half)
+    assert seen == []
+    for _ in range(2):
+        loop.write(far, b"more")
+    assert seen == [events.StreamFull(far)]
+    seen.clear()
+    loop.resume(near)
+    told = [type(event) for event in seen]
+    assert told == [events.StreamData, events.StreamData, events.StreamWritable, *[events.StreamData] * 2]
+    assert seen[2] == events.StreamWritable(far)
 
 
 def test_what_waits_for_a_side_that_is_reset_is_forgotten() -> None:

@@ -255,8 +255,11 @@ async def test_a_paused_stream_stands_still_within_its_credit_and_no_other_does(
         near.transport.write(near.of(events.StreamOpened)[1].stream, bytes(500_000))
         await eventually(lambda n=n: came(other=True) == (n + 1) * 500_000, "the other stream flows")
     assert came() <= STREAM_CREDIT + CHUNK
+    assert set(near.of(events.StreamFull)) >= {events.StreamFull(slow)}
+    assert events.StreamWritable(slow) not in near.seen
     far.transport.resume(paused)
     await eventually(lambda: came() == 1_000_005, "all of it came")
+    await eventually(lambda: events.StreamWritable(slow) in near.seen, "its writer hears that it is read")
 
 
 async def test_what_was_finished_is_read_to_its_end_though_the_stream_is_let_go(

@@ -130,6 +130,9 @@ class Config:
         "exact: the same logits to the bit in any batch; fast: without; auto: exact where that can be had.",
         choices=("auto", "exact", "fast"),
     )
+    engine_process: bool = _option(
+        False, "switch", "The engine in a process of its own: its end is not the node's."
+    )
 
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False)
     file: Path | None = field(default=None, compare=False)  # the config file that was read

@@ -175,7 +175,7 @@ class Driver:
                 | effects.TrustStream()
             ):
                 self._to_stream(effect)
-            case effects.StartJob() | effects.CancelJob():
+            case effects.StartJob() | effects.CancelJob() | effects.ParkJob() | effects.UnparkJob():
                 self._to_engine(effect)
             case effects.Wake(at):
                 self._set_timer(at)
@@ -261,11 +261,11 @@ class Driver:
             case _:
                 assert_never(effect)
 
-    def _to_engine(self, effect: effects.StartJob | effects.CancelJob) -> None:
-        if isinstance(effect, effects.CancelJob):
-            if self.engines is not None:
-                self.engines.cancel(effect.job)
-        elif self.engines is None or not self.engines.submit(effect):
+    def _to_engine(
+        self, effect: effects.StartJob | effects.CancelJob | effects.ParkJob | effects.UnparkJob
+    ) -> None:
+        done = self.engines is not None and self.engines.perform(effect)
+        if not done and isinstance(effect, effects.StartJob):
             self.feed(
                 events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
             )

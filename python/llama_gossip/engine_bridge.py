@@ -18,10 +18,19 @@ from llama_gossip.protocol.messages import Capacity, ModelOffer, Phase, PromptFa
 class EngineBridge:
     """Owns the engine from `start` to `close`."""
 
-    def __init__(self, engine: base.Engine, feed: Callable[[events.Event], None], *, trusted: bool) -> None:
-        """trusted: the members may share prefixes, whose speed tells that another has sent the same."""
+    def __init__(
+        self,
+        engine: base.Engine,
+        feed: Callable[[events.Event], None],
+        *,
+        trusted: bool,
+        look: Callable[[], None],
+    ) -> None:
+        """trusted: the members may share prefixes, whose speed tells that another has sent the same. look:
+        called when the engine may take no jobs any more, before the core hears of those that it has lost."""
         self.engine = engine
         self._feed = feed
+        self._look = look
         self._trusted = trusted
         self._loop = asyncio.get_running_loop()
 
@@ -48,6 +57,12 @@ class EngineBridge:
     def cancel(self, job: int) -> None:
         self.engine.cancel(job)
 
+    def park(self, job: int) -> None:
+        self.engine.park(job)
+
+    def unpark(self, job: int) -> None:
+        self.engine.unpark(job)
+
     def capacity(self) -> Capacity:
         """What the node announces about this engine, measured now."""
         info, load = self.engine.info, self.engine.load()
@@ -71,6 +86,9 @@ class EngineBridge:
             memory_free=load.memory_free,
         )
 
+    def state(self) -> base.EngineState:
+        return self.engine.load().state
+
     def close(self) -> None:
         self.engine.close()
 
@@ -82,6 +100,8 @@ class EngineBridge:
 
     def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
         self._feed(events.EngineStepped())
+        if any(isinstance(event, base.JobFailed) and event.code is base.FailureCode.LOST for event in batch):
+            self._look()  # first: a freed slot must not be filled from the queue
         for event in batch:
             try:
                 self._feed(self._translated(event))

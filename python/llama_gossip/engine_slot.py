@@ -35,10 +35,16 @@ class EngineSlot:
         _check_names(engines)
         there = self._bridges()
         bridges = self._begun(engines, there)
-        self._driver.engines = EngineSet(bridges) if bridges else None
+        served = self._driver.engines = EngineSet(bridges, self._driver.feed) if bridges else None
         self._end(bridge for bridge in there if bridge not in bridges)
-        served = self._driver.engines
-        self._driver.feed(events.EngineChanged(served.capacity() if served is not None else None))
+        if served is not None:
+            served.offer()
+        else:
+            self._driver.feed(events.EngineChanged(None))
+
+    def _look(self) -> None:
+        if (served := self._driver.engines) is not None:
+            served.look()
 
     def _begun(self, engines: Sequence[Engine], there: Sequence[EngineBridge]) -> list[EngineBridge]:
         """Their bridges, those that are there already and new ones."""
@@ -48,7 +54,7 @@ class EngineSlot:
             for engine in engines:
                 bridge = next((bridge for bridge in there if bridge.engine is engine), None)
                 if bridge is None:
-                    bridge = EngineBridge(engine, self._driver.feed, trusted=self._trusted)
+                    bridge = EngineBridge(engine, self._driver.feed, trusted=self._trusted, look=self._look)
                     bridge.start()
                     fresh.append(bridge)
                 bridges.append(bridge)

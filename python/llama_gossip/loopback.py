@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llama_gossip.protocol import events
+from llama_gossip.protocol.limits import MAX_UNWRITTEN_BYTES
 from llama_gossip.protocol.messages import NodeId
 from llama_gossip.protocol.streams import StreamCode
 
@@ -25,6 +26,7 @@ class _Held:
     reading: bool = False  # `_read_up` is on its way
     events: deque[events.Event] = field(default_factory=deque)
     bytes: int = 0
+    full: bool = False  # its writer was told
 
 
 class Loopback:
@@ -66,6 +68,9 @@ class Loopback:
             self._emit(events.StreamLost(stream, "its reader is too slow"))
         else:
             self._tell(twin, events.StreamData(twin, data))
+            if held is not None and not held.full and held.bytes > MAX_UNWRITTEN_BYTES:
+                held.full = True
+                self._emit(events.StreamFull(stream))
 
     def finish(self, stream: int) -> None:
         if stream in self._twin and stream not in self._closed_sides:
@@ -126,6 +131,10 @@ class Loopback:
         event = held.events.popleft()
         held.bytes -= _size(event)
         self._emit(event)
+        if held.full and held.bytes <= MAX_UNWRITTEN_BYTES // 2:
+            held.full = False
+            if (twin := self._twin.get(stream)) is not None:
+                self._emit(events.StreamWritable(twin))
         self._read_soon(stream, held)
 
     def _close_side(self, stream: int) -> None:

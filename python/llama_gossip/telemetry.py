@@ -58,16 +58,16 @@ class Telemetry:
 
     def _watch(self, engines: EngineSet) -> None:
         """An engine that steps without an event (a long prefill) is not a hung one."""
+        engines.look()
         loads = {bridge.model: bridge.engine.load() for bridge in engines}
         if any(load.running and load.last_step_age_ms < 2 * BEAT_S * 1000 for load in loads.values()):
             self._driver.feed(events.EngineStepped())
         if self._given_up(engines, loads):
             return
-        capacity = engines.capacity()
-        known = self._announced_tokens_per_s
-        if abs(capacity.tokens_per_s - known) > ANNOUNCE_CHANGE * known:
+        capacity, known = engines.capacity(), self._announced_tokens_per_s
+        if capacity is not None and abs(capacity.tokens_per_s - known) > ANNOUNCE_CHANGE * known:
             self._announced_tokens_per_s = capacity.tokens_per_s
-            self._driver.feed(events.EngineChanged(capacity))
+            engines.offer()
 
     def _given_up(self, engines: EngineSet, loads: Mapping[str, EngineLoad]) -> bool:
         """Of several engines one that hangs is closed: it holds slots that the others could use, and while

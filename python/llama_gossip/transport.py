@@ -214,7 +214,8 @@ class Transport:
         """Streams that have ended meanwhile are ignored: their end is an event of its own. One whose peer
         does not read while megabytes wait is given up, and only that one: it ends as StreamLost."""
         try:
-            self._native.write(stream, data)
+            if not self._native.write(stream, data):  # said of every write until it is writable again
+                self._handler(events.StreamFull(stream))
         except (_native.UnknownStreamError, _native.NodeClosedError):
             return
         except _native.OversizeError as error:
@@ -368,5 +369,6 @@ _MAKERS: dict[int, Callable[[tuple[Any, ...]], TransportEvent]] = {
     _native.EVENT_STREAM_RESET: lambda e: events.StreamReset(e[1], e[2]),
     _native.EVENT_STREAM_STOPPED: lambda e: events.StreamStopped(e[1], e[2]),
     _native.EVENT_STREAM_LOST: lambda e: events.StreamLost(e[1], e[2], NOT_ALLOWED in e[2]),
+    _native.EVENT_STREAM_WRITABLE: lambda e: events.StreamWritable(e[1]),
     _native.EVENT_PEER_FOUND: lambda e: PeerFound(NodeId(e[1]), tuple(e[2])),
 }

@@ -26,7 +26,7 @@ FLAGS = {
     "common": "name join network reach key_file json quiet verbose no_color config",
     "generation": "model max_tokens temperature top_p top_k seed stop ignore_eos system raw priority deadline"
     " worker resume delivery visibility stats",
-    "serving": "model max_concurrent device dtype numerics",
+    "serving": "model max_concurrent device dtype numerics engine_process",
 }
 
 

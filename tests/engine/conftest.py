@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from llama_gossip.engine import load_engine
 from llama_gossip.engine.base import Engine
 from llama_gossip.engine.device import prepare_environment
 from llama_gossip.engine.scripted import Script, ScriptedEngine
@@ -35,7 +36,17 @@ def lean_subject() -> Subject:
     return Subject("lean", lambda rows: TorchEngine(checkpoint, max_concurrent=rows, threads=1), 259)
 
 
-SUBJECTS = {"scripted": scripted_subject, "torch": torch_subject, "lean": lean_subject}
+def process_subject() -> Subject:
+    spec = "scripted:delay_ms=1,prefill_chunk=256,context=4096"
+    return Subject("process", lambda rows: load_engine(spec, max_concurrent=rows, process=True), 256)
+
+
+SUBJECTS = {
+    "scripted": scripted_subject,
+    "process": process_subject,
+    "torch": torch_subject,
+    "lean": lean_subject,
+}
 
 
 @pytest.fixture(scope="session", params=SUBJECTS)

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from llama_gossip.engine.base import (
+    Engine,
     EngineEvent,
     EngineJob,
     JobDone,
@@ -32,7 +35,7 @@ class Subject:
     """Makes engines of one kind. `vocabulary`: ids from here on do not exist."""
 
     name: str
-    make: Callable[[int], SteppedEngine[Any]]
+    make: Callable[[int], Engine]
     vocabulary: int
 
 
@@ -119,8 +122,16 @@ class AnswerSeen:
         return Resume(count, self.ids[:count], "".join(self.texts[:count]), prompt_digest, None)
 
 
+def stepped(engine: Engine) -> SteppedEngine[Any]:
+    """For what only a sink that is called between two steps can see. Skips where it is called elsewhere."""
+    if not isinstance(engine, SteppedEngine):
+        engine.close()
+        pytest.skip("its model may step while what was asked of it is on its way")
+    return engine
+
+
 @contextmanager
-def started(engine: SteppedEngine[Any], collector: Collector | None = None) -> Iterator[Collector]:
+def started(engine: Engine, collector: Collector | None = None) -> Iterator[Collector]:
     collector = collector or Collector()
     engine.start(collector)
     try:

@@ -10,7 +10,7 @@ import pytest
 from llama_gossip.engine.base import EngineEvent, FailureCode, JobPrefill, JobTokens
 from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.errors import UsageError
-from tests.engine.driving import LONG_PROMPT, Collector, Subject, job, started
+from tests.engine.driving import LONG_PROMPT, Collector, Subject, job, started, stepped
 
 LONG: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True, "temperature": 0.0}
 Cancelling = Callable[[Callable[[EngineEvent], bool]], tuple[SteppedEngine[Any], Collector, list[int]]]
@@ -23,7 +23,7 @@ def cancelling(subject: Subject) -> Iterator[Cancelling]:
     opened: list[SteppedEngine[Any]] = []
 
     def make(when: Callable[[EngineEvent], bool]) -> tuple[SteppedEngine[Any], Collector, list[int]]:
-        engine = subject.make(4)
+        engine = stepped(subject.make(4))
         opened.append(engine)
         at_step: list[int] = []
 

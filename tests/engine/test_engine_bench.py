@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,30 @@ def test_decoded_tokens_count_from_when_every_row_has_one(bench: ModuleType) -> 
     assert (meter.spent(6).tokens, meter.spent(6).decode_tokens) == (6, 2)
     with pytest.raises(RuntimeError, match="6 of 7 tokens"):
         meter.spent(7)
+
+
+def test_the_share_of_the_memorys_bandwidth_is_measured_through_the_engine(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench` puts the benches where they are imported from."""
+    import reporting
+    import throughput_limit
+    from shapes import SMALL
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    shape = SMALL | sizes | {"max_position_embeddings": 512}
+    plan = throughput_limit.Plan(shape, "fp32", (1, 3), new_tokens=6, rounds=1, copy_bytes=1 << 20)
+    figures = throughput_limit.measure("cpu", plan)
+    weights = 4 * (4096 * 64 + 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128 + 2 * 64) + 64)
+    cache = 4 * 2 * 2 * 2 * 16
+    for rows in (1, 3):
+        read = weights + rows * (throughput_limit.PROMPT_TOKENS + 3) * cache
+        steps_per_s = figures[f"tokens_per_s{rows}"] / rows
+        share = steps_per_s * read / (figures["copy_gb_per_s"] * 1e9)
+        assert figures[f"bandwidth_share{rows}"] == pytest.approx(share)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benches/throughput_limit.py", "--quick"])
+    kept = json.loads(reporting.save("throughput_limit", figures, tmp_path).read_text())
+    assert kept["command"] == "benches/throughput_limit.py --quick"
+    assert kept["device"] == figures["device"]
+    assert kept["figures"]["tokens_per_s3"] == figures["tokens_per_s3"]
+    assert set(kept["versions"]) == {"torch", "transformers"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llama_gossip.engine import batching
 from llama_gossip.engine import device as devices
+from llama_gossip.engine import memory
 from llama_gossip.engine.base import EngineEvent, FailureCode, JobDone
 from llama_gossip.engine.batching import PREFILL_TOKENS
 from llama_gossip.engine.checkpoint import Checkpoint, load_checkpoint
@@ -203,7 +203,7 @@ def test_a_model_whose_cached_steps_differ_is_refused_at_load(
 
 def test_the_context_is_what_memory_allows(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     bytes_per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, size, fp32
-    monkeypatch.setattr(batching, "memory_available", lambda: 2 * 1000 * bytes_per_token)
+    monkeypatch.setattr(memory, "memory_available", lambda: 2 * 1000 * bytes_per_token)
     engine = TorchEngine(checkpoint, threads=1)
     with started(engine) as seen:
         assert engine.info.context == 992  # whole blocks
@@ -213,7 +213,7 @@ def test_the_context_is_what_memory_allows(checkpoint: Checkpoint, monkeypatch: 
 
 
 def test_rows_wait_until_memory_holds_them(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "memory_available", lambda: 2 * 1000 * 512)  # 1 000 tokens
+    monkeypatch.setattr(memory, "memory_available", lambda: 2 * 1000 * 512)  # 1 000 tokens
     engine = TorchEngine(checkpoint, threads=1)
     with started(engine) as seen:
         for number in (1, 2, 3):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +37,11 @@ class Stage:
     struck: list[str] = field(default_factory=list)  # who got a signal, in this order
     _names: Iterator[int] = field(default_factory=itertools.count)
 
-    async def start(self, model: str, count: int = 1, name: str | None = None) -> list[str]:
+    async def start(
+        self, model: str, count: int = 1, name: str | None = None, options: Sequence[str] = ()
+    ) -> list[str]:
         """More workers; their node ids, once the client has seen them ready. name: the key of one alone."""
-        command = ("worker", "--json", "--model", model)
+        command = ("worker", "--json", "--model", model, *options)
         models = str(shared_models_dir())
         started = [
             Running(
@@ -61,6 +63,16 @@ class Stage:
             ids.append(str(ready["node_id"]))
         await eventually(lambda: set(ids) <= self.seen(), "the client sees the workers")
         return ids
+
+    def engine_of(self, worker: str) -> int:
+        """The process of a worker's engine, begun with --engine-process."""
+        pid = self.workers[worker].process.pid
+        (child,) = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        return child
 
     def seen(self) -> set[str]:
         return {peer.node_id for peer in self.client.peers() if peer.state == "ready"}

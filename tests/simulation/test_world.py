@@ -73,7 +73,7 @@ def test_a_trace_that_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_faults_every_request_is_made_exactly_once() -> None:
-    calm = replace(QUIET, cancel_share=0.0, hurried_share=0.0)
+    calm = replace(QUIET, cancel_share=0.0, hurried_share=0.0, unread_ms=30_000)  # longer than any pause
     results = campaign.run(1, 600, calm)
     assert results.violations == 0
     assert results.completed == results.requests == results.attempts

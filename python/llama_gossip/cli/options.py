@@ -19,7 +19,7 @@ GENERATION = (
     "priority", "deadline", "worker", "resume", "delivery",
     "visibility", "stats",
 )  # fmt: skip
-SERVING = ("model", "max_concurrent", "device", "dtype", "numerics")
+SERVING = ("model", "max_concurrent", "device", "dtype", "numerics", "engine_process")
 
 SPELLINGS = {
     "join": ("--join", "--bootstrap"),

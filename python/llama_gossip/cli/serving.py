@@ -106,6 +106,7 @@ async def load(session: Session) -> tuple[Engine, ...]:
                 numerics=config.numerics,
                 max_concurrent=config.max_concurrent,
                 progress=progress,
+                process=config.engine_process,
             )
 
     return await in_own_thread(work)

@@ -9,14 +9,17 @@ same keys. With one length of keys for a whole chunk instead, 1 token in 7 diffe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from llama_gossip.engine import flash
 from llama_gossip.engine.forward import BLOCK_TOKENS, Segment, Span
+from llama_gossip.engine.transfers import to_device
 
 EXACT_HEADS: Final = 3  # more rows in the kernel's matrix product change the order of its sums
 
@@ -45,16 +48,23 @@ class Packed:
     """A step as attention sees it. Constant over its layers, which share the masks."""
 
     slots: torch.Tensor  # int64 [tokens]: where in the pool each packed token's keys go, padding's too
-    stale: torch.Tensor | None  # int64: tokens behind the newest of blocks just entered
+    stale: torch.Tensor | None  # int64: of blocks just entered, tokens that will be read before they come
     reads: tuple[Read, ...]
     counts: tuple[int, ...]  # tokens of each read, then of the padding if there is any
+    places: flash.Places | None = None  # for the kernel that takes all rows at once, where it is used
     masks: dict[tuple[int | None, int], list[torch.Tensor | None]] = field(default_factory=dict)
 
 
 def pack(
-    segments: Sequence[Segment], device: str, *, exact: bool, padding: int = 0, waste: int = 0
+    segments: Sequence[Segment],
+    device: str,
+    *,
+    exact: bool,
+    flashing: bool = False,
+    padding: int = 0,
+    spare: int = 0,
 ) -> Packed:
-    """`padding` tokens follow the real ones; their keys go to the pool's token `waste`."""
+    """`padding` tokens follow the real ones; their keys go to the pool's token `spare`."""
     slots: list[int] = []
     stale: list[int] = []
     reads: list[Read] = []
@@ -65,18 +75,30 @@ def pack(
             raise ValueError(f"tokens {start} to {end} do not fit a span of {segment.span.tokens}")
         slots += range(base + start, base + end)
         whole = _block_end(end - 1)
-        if whole - BLOCK_TOKENS >= start:  # this block is entered here: what lay in it is not ours
+        if exact and whole - BLOCK_TOKENS >= start:  # this block is entered here: what lay in it is not ours
             stale += range(base + end, base + whole)
         reads += _by_block(start, end, base) if exact else (Read(count, base, base + end, start),)
     counts = [read.count for read in reads]
     if padding:
-        slots += [waste] * padding
+        slots += [spare] * padding
         counts.append(padding)
+    placed, hidden = to_device((slots, stale), device)
     return Packed(
-        torch.tensor(slots, device=device),
-        torch.tensor(stale, device=device) if stale else None,
+        placed,
+        hidden if stale else None,
         tuple(reads),
         tuple(counts),
+        _places(reads, device) if flashing else None,
+    )
+
+
+def _places(reads: Sequence[Read], device: str) -> flash.Places:
+    queries = list(itertools.accumulate((read.count for read in reads), initial=0))
+    lengths = [read.end - read.begin for read in reads]
+    starts = [read.begin for read in reads] + [0]
+    queried, started, counted = to_device((queries, starts, lengths), device, torch.int32)
+    return flash.Places(
+        queried, started, counted, most_queries=max(read.count for read in reads), longest=max(lengths)
     )
 
 
@@ -93,6 +115,15 @@ def _by_block(start: int, end: int, base: int) -> list[Read]:
     return reads
 
 
+class Slots(Protocol):
+    """Where a step's keys go, as Packed has it."""
+
+    @property
+    def slots(self) -> torch.Tensor: ...
+    @property
+    def stale(self) -> torch.Tensor | None: ...
+
+
 @dataclass(slots=True)
 class LayerPool:
     """One layer's keys and values: [1, heads of keys, tokens, size], so that a span is a view."""
@@ -100,7 +131,12 @@ class LayerPool:
     keys: torch.Tensor
     values: torch.Tensor
 
-    def write(self, packed: Packed, keys: torch.Tensor, values: torch.Tensor) -> None:
+    @property
+    def by_token(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of [tokens, heads of keys, size]."""
+        return self.keys[0].transpose(0, 1), self.values[0].transpose(0, 1)
+
+    def write(self, packed: Slots, keys: torch.Tensor, values: torch.Tensor) -> None:
         """keys, values: [1, heads of keys, tokens and padding, size]."""
         if packed.stale is not None:
             self.keys.index_fill_(2, packed.stale, 0.0)
@@ -141,6 +177,10 @@ class Attention:
     def attend(self, packed: Packed, query: torch.Tensor, pool: LayerPool, options: Options) -> torch.Tensor:
         """query: [1, heads, tokens, size], padding last; returns [1, tokens, heads, size of values]."""
         _, heads, count, size = query.shape
+        if packed.places is not None and flash.fits(pool.keys, pool.values, options.softcap):
+            keys, values = pool.by_token
+            tokens = query[0].transpose(0, 1)
+            return flash.attend(tokens, keys, values, packed.places, options.scale, options.window)[None]
         kv_heads = pool.keys.shape[1]
         rows = query.transpose(1, 2).reshape(count, kv_heads, heads // kv_heads, size)
         read_rows = self._exact_rows if self.exact else self._fast_rows
@@ -165,10 +205,10 @@ class Attention:
         values = _span_of(pool.values, read.begin, read.end, read.count)
         group = rows.shape[2]
         if group <= EXACT_HEADS or mask is None:
-            return _sdpa(rows, keys, values, mask, options)
+            return sdpa(rows, keys, values, mask, options)
         parts = [slice(head, head + EXACT_HEADS) for head in range(0, group, EXACT_HEADS)]
         return torch.cat(
-            [_sdpa(rows[:, :, part], keys, values, mask[:, :, part], options) for part in parts], dim=2
+            [sdpa(rows[:, :, part], keys, values, mask[:, :, part], options) for part in parts], dim=2
         )
 
     def _fast_rows(
@@ -177,10 +217,10 @@ class Attention:
         begin = _first_seen(read, options.window)
         if read.count == 1:
             keys = _span_of(pool.keys, begin, read.end, 1)
-            return _sdpa(rows, keys, _span_of(pool.values, begin, read.end, 1), None, options)
+            return sdpa(rows, keys, _span_of(pool.values, begin, read.end, 1), None, options)
         keys = _spread_span_of(pool.keys, begin, read.end, rows.shape[2])
         values = _spread_span_of(pool.values, begin, read.end, rows.shape[2])
-        return _sdpa(rows.permute(1, 2, 0, 3), keys, values, mask, options).permute(2, 0, 1, 3)
+        return sdpa(rows.permute(1, 2, 0, 3), keys, values, mask, options).permute(2, 0, 1, 3)
 
     def _masks_of(self, packed: Packed, window: int | None, rows: torch.Tensor) -> list[torch.Tensor | None]:
         """One mask a read, made by the first layer that asks."""
@@ -220,7 +260,7 @@ def _lower(count: int, length: int, window: int | None, like: torch.Tensor) -> t
     return mask.masked_fill_(hidden, float("-inf"))
 
 
-def _sdpa(
+def sdpa(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,

@@ -44,6 +44,14 @@ class EngineInfo:
     pool_bytes: int = 0  # reserved for keys and values
 
 
+class EngineState(StrEnum):
+    """Whether the engine takes jobs. Where it does not, each one fails at once as lost."""
+
+    READY = "ready"
+    LOADING = "loading"  # it is being started again
+    DOWN = "down"  # it will not come back
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
     """How busy the engine is now."""
@@ -56,6 +64,7 @@ class EngineLoad:
     last_step_age_ms: float  # since the model last stepped, or since it became busy; 0 when idle
     fed_tokens: int = 0  # of prompts and resumed parts since the start, that had to be fed
     cached_tokens: int = 0  # and those that were there already
+    state: EngineState = EngineState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +152,8 @@ Sink: TypeAlias = Callable[[Sequence[EngineEvent]], None]
 
 
 class Engine(Protocol):
-    """See the module's law. `submit`, `cancel`, `load` are thread-safe, return at once, and never raise for
-    a bad job: that ends as JobFailed."""
+    """See the module's law. `submit`, `cancel`, `park`, `unpark`, `load` are thread-safe, return at once, and
+    never raise for a bad job: that ends as JobFailed."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -158,6 +167,15 @@ class Engine(Protocol):
 
     def cancel(self, job_id: JobId) -> None:
         """Idempotent; an unknown or ended job is ignored. Ends as JobFailed(CANCELLED) within one step."""
+
+    def park(self, job_id: JobId) -> None:
+        """Leaves the job out of the steps until `unpark`; what the running step makes of it still comes.
+
+        It keeps its place and its memory; a cancel or its deadline ends it as ever. Idempotent; an unknown or
+        ended job is ignored."""
+
+    def unpark(self, job_id: JobId) -> None:
+        """The job is stepped again. Idempotent; an unknown or ended job is ignored."""
 
     def load(self) -> EngineLoad: ...
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_gossip.engine.logit_rows import TOTAL_ERROR, LogitRows, Shortlist, rows_of
+from llama_gossip.engine.logit_rows import TOTAL_ERROR, LogitRows, Shortlist, Survey, rows_of
 from llama_gossip.engine.noise import (
     GUMBEL_MAX,
     NEAR,
@@ -56,10 +56,11 @@ def pick_rows(
 def pick_from(
     rows: LogitRows, samplers: Sequence[Sampler], positions: Sequence[int]
 ) -> list[Pick | NotFinite]:
-    extremes = rows.extremes()
-    finite = extremes.finite
-    contested = [n for n, sampler in enumerate(samplers) if finite[n] and not sampler.greedy]
-    chosen = dict(_contested(rows, contested, extremes.highest, samplers, positions)) if contested else {}
+    survey = rows.survey(
+        {n: _summed_at(sampler.config) for n, sampler in enumerate(samplers) if not sampler.greedy}
+    )
+    extremes, finite = survey.extremes, survey.extremes.finite
+    chosen = dict(_contested(rows, survey, samplers, positions))
     for n, sampler in enumerate(samplers):
         if finite[n] and sampler.greedy and len(sampler.adjustment):
             chosen[n] = _highest_changed(rows, n, sampler)
@@ -77,8 +78,8 @@ def pick_from(
 def _highest_changed(rows: LogitRows, row: int, sampler: Sampler) -> int:
     """The token of a greedy row of which some logits change."""
     ids = sampler.adjustment.ids
-    changed = sampler.adjustment.changed(ids, rows.logits(row, ids))
-    highest, token_id = rows.highest_but(row, ids)
+    logits, highest, token_id = rows.apart(row, ids)
+    changed = sampler.adjustment.changed(ids, logits)
     best = float(changed.max())
     if np.isnan(best):
         return sampler.pick(rows.whole(row), 0).token_id
@@ -89,27 +90,23 @@ def _highest_changed(rows: LogitRows, row: int, sampler: Sampler) -> int:
 
 
 def _contested(
-    rows: LogitRows,
-    numbers: Sequence[int],
-    highest: NDArray[np.float32],
-    samplers: Sequence[Sampler],
-    positions: Sequence[int],
+    rows: LogitRows, survey: Survey, samplers: Sequence[Sampler], positions: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
-    """(row, token id) of the rows in which the highest logit need not win."""
-    summed = [n for n in numbers if _needs_total(samplers[n].config)]
-    temperatures = [samplers[n].config.temperature for n in summed]
-    found = rows.totals(summed, highest[summed], temperatures) if summed else ()
-    totals = dict(zip(summed, found, strict=True))
-    for n, shortlist in zip(numbers, rows.shortlists(numbers), strict=True):
+    """(row, token id) of the finite rows in which the highest logit need not win."""
+    highest, finite = survey.extremes.highest, survey.extremes.finite
+    for n, shortlist in survey.shortlists.items():
+        if not finite[n]:
+            continue
         contest = Contest(rows, n, samplers[n], positions[n], shortlist)
-        token_id = contest.winner(float(highest[n]), totals.get(n))
+        token_id = contest.winner(float(highest[n]), survey.totals.get(n))
         if token_id is None:
             token_id = samplers[n].pick(rows.whole(n), positions[n]).token_id
         yield n, token_id
 
 
-def _needs_total(config: GenerationConfig) -> bool:
-    return config.top_p < 1.0 and config.top_k is None
+def _summed_at(config: GenerationConfig) -> float | None:
+    """The temperature at which the row's masses must be summed; None: no filter asks for it."""
+    return config.temperature if config.top_p < 1.0 and config.top_k is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +207,8 @@ class Contest:
         needed = best_sum - self._floor - NOISE_MARGIN - rounding_of(best_sum, self._floor)
         if needed >= GUMBEL_MAX:
             return token_id
-        ids = self._rows.lucky(self._row, self._config.seed, self._position, needed)
-        z = self._sampler.adjustment.changed(ids, self._rows.logits(self._row, ids)) / self._scale
+        ids, logits = self._rows.lucky(self._row, self._config.seed, self._position, needed)
+        z = self._sampler.adjustment.changed(ids, logits) / self._scale
         outside = z <= self._floor
         ids, z = ids[outside], z[outside]
         sums = z + gumbel(self._config.seed, self._position, ids)

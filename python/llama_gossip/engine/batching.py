@@ -8,7 +8,6 @@ and a step that fails ends its rows retryable while the others are fed again. Mo
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,9 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
 from llama_gossip.engine.batch_sampling import pick_rows
 from llama_gossip.engine.detokenize import TokenBytes
-from llama_gossip.engine.forward import BLOCK_TOKENS, Draw, Forward, Segment, Span
+from llama_gossip.engine.device import enter
+from llama_gossip.engine.forward import Draw, Forward, Segment, Span
 from llama_gossip.engine.jobs import Answer, JobError
-from llama_gossip.engine.memory import cuda_memory_free, memory_available
+from llama_gossip.engine.memory import FreeMemory, out_of_memory
+from llama_gossip.engine.pool import MEMORY_SHARE, Pool
 from llama_gossip.engine.prefix_cache import KEPT_SPANS, PrefixCache, chain_root
 from llama_gossip.engine.prompt import PromptReader
 from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from llama_gossip.protocol.messages import NumericsClass
 
 PREFILL_TOKENS: Final = 256  # of prompts a step: what a cancel or another row's next token waits for
-MEMORY_INTERVAL_S: Final = 1.0  # asking a GPU more often would cost steps
-MEMORY_SHARE: Final = 0.5  # of free memory that keys and values may take
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,13 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A step that raised."""
+
+    memory: bool  # for want of it: the next pool is a smaller one
+
+
 @dataclass(slots=True, eq=False)
 class BatchRow:
     """One request. `fed` counts ids whose keys and values are in the span."""
@@ -88,6 +94,7 @@ class BatchRow:
     ids: list[int]  # prompt, resumed part, and what has been made
     sampler: Sampler
     root: bytes  # of its prefix chain
+    room: PrefixCache | None = None  # that its span is of
     span: Span | None = None
     fed: int = 0
     number: int = 0  # by admission
@@ -124,32 +131,37 @@ class Batch:
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
         self._reader: PromptReader
-        self._room: PrefixCache
-        self._blocks = 0
+        self._pool: Pool
+        self._free = FreeMemory(placement.device)
         self._numerics_id = ""
         self._admitted = 0
-        self._memory_free = 0
-        self._memory_read_s = 0.0
+        self._rows: dict[int, BatchRow] = {}  # from admission to release, by number
 
     # --- at load ---------------------------------------------------------------------------------
 
     def open(self) -> EngineInfo:
         import torch
 
-        if self._asked_threads is not None:
-            torch.set_num_threads(self._asked_threads)  # counts for the thread that calls it
+        enter(self._placement.device, self._asked_threads)
         most = torch.get_num_threads()
         facts, opened = self._facts, self._opener()
         self._forward, self._numerics_id = opened.forward, opened.numerics_id
-        self._blocks = self._reserve(facts.context)
-        self._room = PrefixCache(self._blocks, KEPT_SPANS if opened.keeps_prefixes else 0)
-        context = min(facts.context, self._blocks * BLOCK_TOKENS)
+        self._pool = Pool(
+            self._forward,
+            self._free,
+            context=facts.context,
+            rows=self._max_concurrent,
+            kept=KEPT_SPANS if opened.keeps_prefixes else 0,
+            share=MEMORY_SHARE,
+            most_bytes=self._pool_bytes,
+        )
+        context = self._pool.context
         notes = (*self._placement.notes, *facts.notes, *opened.notes)
         if context < facts.context:
             notes += (f"the context is {context} of {facts.context} tokens: memory allows no more",)
         self._reader = self._make_reader(context)
         free = self._placement.device == "cpu" and self._asked_threads is None
-        self.threads, tokens_per_s = chosen(self._forward, self._blocks, most, free=free)
+        self.threads, tokens_per_s = chosen(self._forward, self._pool.blocks, most, free=free)
         return EngineInfo(
             model=facts.name,
             model_digest=facts.model_digest,
@@ -164,7 +176,7 @@ class Batch:
             notes=notes,
             tokens_per_s=tokens_per_s,
             memory_bytes=opened.weight_bytes,
-            pool_bytes=self._blocks * self._forward.bytes_per_token * BLOCK_TOKENS,
+            pool_bytes=self._pool.bytes,
         )
 
     def _make_reader(self, context: int) -> PromptReader:
@@ -180,18 +192,6 @@ class Batch:
             specials={"bos_token": facts.bos_token, "eos_token": facts.eos_token},
         )
 
-    def _reserve(self, context: int) -> int:
-        """The pool: as many blocks as all rows can use, or as memory allows."""
-        wanted = -(-context // BLOCK_TOKENS) * self._max_concurrent
-        self._read_memory()
-        per_block = self._forward.bytes_per_token * BLOCK_TOKENS
-        if self.memory_free() and per_block:
-            wanted = min(wanted, max(1, int(self.memory_free() * MEMORY_SHARE / per_block)))
-        if self._pool_bytes is not None and per_block:
-            wanted = min(wanted, max(1, self._pool_bytes // per_block))
-        self._forward.reserve(wanted)
-        return wanted
-
     # --- rows ------------------------------------------------------------------------------------
 
     def read(self, job: EngineJob) -> BatchRow:
@@ -200,10 +200,11 @@ class Batch:
         return BatchRow(answer, [*ids, *answer.replayed], Sampler(job.config, ids, answer.replayed), root)
 
     def admit(self, row: BatchRow) -> bool:
-        granted = self._room.take(row.root, row.ids, row.longest)
+        room = self._pool.room
+        granted = room.take(row.root, row.ids, row.longest)
         if granted is None:
             return False
-        row.span, row.fed = granted.span, granted.cached
+        row.room, row.span, row.fed = room, granted.span, granted.cached
         if granted.source is not None:
             try:
                 self._forward.copy(granted.source, granted.span, granted.cached)
@@ -212,13 +213,15 @@ class Batch:
                 row.fed = 0
         self._admitted += 1
         row.number = self._admitted
+        self._rows[row.number] = row
         row.answer.cached = row.fed
         return True
 
     def release(self, row: BatchRow) -> None:
         span, row.span = row.span, None
-        if span is not None:
-            self._room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
+        self._rows.pop(row.number, None)
+        if span is not None and row.room is not None:
+            row.room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
 
     def ready_at_s(self) -> float:
         return 0.0
@@ -226,25 +229,34 @@ class Batch:
     # --- a step ----------------------------------------------------------------------------------
 
     def step(self, rows: Sequence[BatchRow]) -> list[tuple[BatchRow, Outcome]]:
-        plan = _plan(rows)
+        lost = [row for row in rows if row.room is not self._pool.room]
+        plan = _plan([row for row in rows if row not in lost])
         self.threads.use(sum(len(segment.ids) for _, segment in plan))
-        try:
-            logits = self._forward.run([segment for _, segment in plan])
-        except Exception:  # an operator may raise anything, and the pool is then in no known state
-            log.exception("a step of the model failed")
-            return self._begin_anew(rows, plan)
-        self._read_memory()
-        drawn: list[BatchRow] = []
-        outcomes: list[tuple[BatchRow, Outcome]] = []
+        outcomes: list[tuple[BatchRow, Outcome]] = [(row, _failed()) for row in lost]
+        picks = self._run(plan)
+        if not isinstance(picks, list):
+            return outcomes + self._begin_anew(plan, picks)
+        self._free.read()
+        drawn = []
         for row, segment in plan:
             row.fed += len(segment.ids)
             if segment.draw is None:
                 outcomes.append((row, Prefilled(100 * row.fed // len(row.ids))))
             else:
                 drawn.append(row)
-        picks = pick_rows(logits, [row.sampler for row in drawn], [len(row.ids) for row in drawn])
         outcomes += [(row, self._taken(row, pick)) for row, pick in zip(drawn, picks, strict=True)]
         return outcomes
+
+    def _run(self, plan: Sequence[tuple[BatchRow, Segment]]) -> list[Pick | NotFinite] | Refusal:
+        """The picks of the rows that draw. What fails is over when this returns: an error's frames hold
+        memory."""
+        drawn = [row for row, segment in plan if segment.draw is not None]
+        try:
+            logits = self._forward.run([segment for _, segment in plan])
+            return pick_rows(logits, [row.sampler for row in drawn], [len(row.ids) for row in drawn])
+        except Exception as error:  # an operator may raise anything, and the pool is then in no known state
+            log.exception("a step of the model failed")
+            return Refusal(memory=out_of_memory(error))
 
     def _taken(self, row: BatchRow, pick: Pick | NotFinite) -> Outcome:
         if isinstance(pick, NotFinite):
@@ -257,35 +269,30 @@ class Batch:
         return Sampled(pick.token_id, to_wire(pick, self._table.text))
 
     def _begin_anew(
-        self, rows: Sequence[BatchRow], plan: Sequence[tuple[BatchRow, Segment]]
+        self, plan: Sequence[tuple[BatchRow, Segment]], refusal: Refusal
     ) -> list[tuple[BatchRow, Outcome]]:
         """A new pool: the rows of the step fail, those that waited for a later one are fed again."""
-        for row in rows:
+        for row in self._rows.values():
             row.fed = 0
-        failed: list[tuple[BatchRow, Outcome]] = []
         for row, _ in plan:
             row.sound = False
-            failed.append((row, JobError(FailureCode.ENGINE, "the model's step failed")))
-        self._room.forget()
-        self._forward.reserve(self._blocks)
-        return failed
+        self._pool.renew(smaller=refusal.memory)
+        return [(row, _failed()) for row, _ in plan]
 
     # --- memory and ends -------------------------------------------------------------------------
 
     def memory_free(self) -> int:
-        return memory_available() if self._placement.device == "cpu" else self._memory_free
-
-    def _read_memory(self) -> None:
-        now_s = time.monotonic()
-        if self._placement.device != "cpu" and now_s - self._memory_read_s > MEMORY_INTERVAL_S:
-            self._memory_read_s = now_s
-            self._memory_free = cuda_memory_free(self._placement.device)
+        return self._free.bytes
 
     def interrupt(self) -> None:
         """A forward cannot be interrupted; the thread ends after it."""
 
     def close(self) -> None:
         self._forward.close()
+
+
+def _failed() -> JobError:
+    return JobError(FailureCode.ENGINE, "the model's step failed")
 
 
 def _plan(rows: Sequence[BatchRow]) -> list[tuple[BatchRow, Segment]]:

@@ -71,6 +71,17 @@ def place(asked: str | None) -> Placement:
     return Placement("cpu", cpu_label(), _cuda_missing(asked, available))
 
 
+def enter(device: str, threads: int | None) -> None:
+    """For the thread that computes on this device, with so many threads of the CPU (None: torch's choice)."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)  # counts for the thread that calls it
+    if device != "cpu":
+        torch.cuda.set_device(device)  # as well: kernels and graphs go where this points
+        torch.set_float32_matmul_precision("highest")  # fp32 is fp32, not TF32
+
+
 def _cuda_number(asked: str | None) -> int:
     text = (asked or "cuda").removeprefix("cuda").removeprefix(":")
     if text and not text.isdigit():
@@ -80,10 +91,20 @@ def _cuda_number(asked: str | None) -> int:
 
 def _cuda_missing(asked: str | None, available: int) -> tuple[str, ...]:
     if asked is not None:
-        return (f"CUDA WAS ASKED FOR ({asked}) BUT torch sees {available} such devices: running on the CPU",)
+        return (f"CUDA WAS ASKED FOR ({asked}) BUT {_cuda_here(available)}: running on the CPU",)
     if any(Path(sign).exists() for sign in NVIDIA_SIGNS):
         return ("THIS MACHINE HAS AN NVIDIA GPU BUT torch cannot use it: running on the CPU",)
     return ()
+
+
+def _cuda_here(available: int) -> str:
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch is built without CUDA"
+    if available:
+        return f"torch sees {available} such devices, numbered from 0"
+    return "torch sees no such device (no driver, or none is visible)"
 
 
 def gpu_possible() -> bool:
@@ -100,23 +121,27 @@ def cpu_label() -> str:
     return f"cpu {name}"
 
 
-def numerics(dtype: str, device: str, quantisation: str, exact: str = "") -> tuple[str, NumericsClass]:
+def numerics(
+    dtype: str, device: str, quantisation: str, exact: str = "", kind: str = ""
+) -> tuple[str, NumericsClass]:
     """The id and class of steps in this precision. `exact`: the word of a forward whose logits were seen to
-    depend on a row's own ids alone; "": they depend on its company as well.
+    depend on a row's own ids alone; "": they depend on its company as well. `kind`: of a GPU's step, what
+    computes it.
 
     fp32 held across CPU classes and thread counts in every trial, so its plain id names no kernels; other
-    precisions are another arithmetic on every kernel class, and so is what is to be equal to the bit.
+    precisions are another arithmetic on every kernel class, and so is what is to be equal to the bit. Of a
+    GPU's steps nothing was measured: they are fast.
     """
     import torch
 
-    place_word = (
-        "cpu" if device == "cpu" else f"sm{''.join(map(str, torch.cuda.get_device_capability(device)))}"
-    )
-    parts = [SAMPLER, dtype, place_word, quantisation]
+    if device != "cpu":
+        sm = "sm" + "".join(map(str, torch.cuda.get_device_capability(device)))
+        parts = [SAMPLER, dtype, sm, quantisation, kind]
+        return "-".join(part for part in parts if part), NumericsClass.FAST
+    parts = [SAMPLER, dtype, "cpu", quantisation]
     if dtype == "fp32" and not exact:
         return "-".join(parts), NumericsClass.FP32
-    if device == "cpu":
-        parts += [torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR", "any")]
+    parts += [torch.backends.cpu.get_cpu_capability(), os.environ.get("MKL_CBWR", "any")]
     if exact:
         parts += [torch.__version__.partition("+")[0], exact]
     return "-".join(parts), NumericsClass.EXACT if exact else NumericsClass.FAST

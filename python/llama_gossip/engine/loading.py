@@ -24,12 +24,17 @@ PAGE_BYTES: Final = 4096  # one read in each page brings a mapped weight into me
 
 
 def suitable_dtype(facts: HubFolder, device: str) -> str:
-    """fp32 for small models on a CPU (exact, and quick enough); else the stored half type; else bf16."""
-    if device == "cpu" and facts.parameters <= FP32_PARAMETERS:
-        return "fp32"
-    if device != "cpu" and facts.stored_dtype == "fp16":
-        return "fp16"
-    return "bf16"
+    """On a CPU fp32 for small models (exact, and quick enough), else bf16. On a GPU the stored half type,
+    else bf16, and fp16 where the GPU computes no bf16."""
+    if device == "cpu":
+        return "fp32" if facts.parameters <= FP32_PARAMETERS else "bf16"
+    return "fp16" if facts.stored_dtype == "fp16" or not _computes_bf16(device) else "bf16"
+
+
+def _computes_bf16(device: str) -> bool:
+    import torch
+
+    return bool(torch.cuda.get_device_capability(device)[0] >= 8)
 
 
 def check_device(device: str) -> None:
@@ -69,7 +74,13 @@ def load_module(
     for kind in ("missing", "mismatched"):
         if names := sorted(str(name) for name in report.get(f"{kind}_keys", ())):
             raise _unusable(facts, f"{len(names)} weights are {kind}, {names[0]} first")
-    module = module.to(device).eval().requires_grad_(False)
+    try:
+        module = module.to(device).eval().requires_grad_(False)
+    except torch.OutOfMemoryError:
+        raise ModelUnavailable(
+            f"the {facts.parameters} weights of {facts.path} do not fit {device} in {dtype}",
+            hint="end what else uses it, or serve a smaller model",
+        ) from None
     _touch(module, facts.parameters, progress)
     unused = len(report.get("unexpected_keys", ()))
     return module, ((f"{unused} stored weights are no part of the model and stay unused",) if unused else ())

@@ -6,9 +6,9 @@ torch is imported in functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SHORTLIST: Final = 1024  # tokens that are looked at first: nearly always the winner is among them
 GROUPS: Final = 4096  # whose maxima bound the shortlist: as many as are partitioned in 40 µs
-TOTAL_ERROR: Final = 5e-5  # relative, of `totals`: fp32 rounding of exponents down to exp's underflow at -87
+TOTAL_ERROR: Final = 5e-5  # relative, of a total: fp32 rounding of exponents down to exp's underflow at -87
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,29 @@ class Shortlist:
     floor: float  # no token outside has a higher logit; -inf: nothing is outside
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is looked at in every step. By row, of those asked about: of a row that is not finite, nothing."""
+
+    extremes: Extremes
+    shortlists: Mapping[int, Shortlist]
+    totals: Mapping[int, float]  # sum of exp((logit - highest) / temperature), within TOTAL_ERROR
+
+
 class LogitRows(Protocol):
-    def extremes(self) -> Extremes: ...
-
-    def shortlists(self, rows: Sequence[int]) -> list[Shortlist]: ...
-
-    def totals(self, rows: Sequence[int], highest: Float32, temperatures: Sequence[float]) -> Float64:
-        """Sum of exp((logit - highest) / temperature) over each of these rows, within TOTAL_ERROR."""
+    def survey(self, contested: Mapping[int, float | None]) -> Survey:
+        """The extremes of all rows; of the contested a shortlist, and a total at this temperature if any."""
 
     def logits(self, row: int, ids: Ids) -> Float64: ...
 
-    def highest_but(self, row: int, ids: Ids) -> tuple[float, int]:
-        """The highest logit of the other ids, which are finite, and the lowest id that has it; -inf: none."""
+    def apart(self, row: int, ids: Ids) -> tuple[Float64, float, int]:
+        """The logits of these ids, the highest of the others, which are finite, and the lowest id that has
+        it; -inf: there are no others."""
 
     def whole(self, row: int) -> Float32: ...
 
-    def lucky(self, row: int, seed: int, position: int, noise: float) -> Ids:
-        """At least the ids whose noise reaches this value."""
+    def lucky(self, row: int, seed: int, position: int, noise: float) -> tuple[Ids, Float64]:
+        """At least the ids whose noise reaches this value, and their logits."""
 
 
 class HostRows:
@@ -81,13 +87,17 @@ class HostRows:
     def __init__(self, logits: Float32) -> None:
         self._rows = logits
 
-    def extremes(self) -> Extremes:
+    def survey(self, contested: Mapping[int, float | None]) -> Survey:
         rows = self._rows
         first = rows.argmax(axis=1)  # NaN counts as the highest
-        return Extremes(rows.min(axis=1), rows[np.arange(len(rows)), first], first)
-
-    def shortlists(self, rows: Sequence[int]) -> list[Shortlist]:
-        return [self._shortlist(self._rows[row]) for row in rows]
+        extremes = Extremes(rows.min(axis=1), rows[np.arange(len(rows)), first], first)
+        finite = extremes.finite
+        totals = {
+            row: self._total(row, extremes.highest[row], temperature)
+            for row, temperature in contested.items()
+            if temperature is not None and finite[row]
+        }
+        return Survey(extremes, {row: self._shortlist(rows[row]) for row in contested if finite[row]}, totals)
 
     def _shortlist(self, x: Float32) -> Shortlist:
         if x.size <= SHORTLIST:
@@ -99,94 +109,109 @@ class HostRows:
         ids = np.flatnonzero(x >= floor)
         return Shortlist(ids, x[ids].astype(np.float64), float(floor))
 
-    def totals(self, rows: Sequence[int], highest: Float32, temperatures: Sequence[float]) -> Float64:
-        sums = np.zeros(len(rows))
+    def _total(self, row: int, highest: np.float32, temperature: float) -> float:
         with np.errstate(over="ignore", invalid="ignore"):  # a sum that is not finite decides nothing
-            for n, (row, top, temperature) in enumerate(zip(rows, highest, temperatures, strict=True)):
-                x = self._rows[row] - top
-                x *= np.float32(1.0 / temperature)
-                sums[n] = np.exp(x, out=x).sum()
-        return sums
+            x = self._rows[row] - highest
+            x *= np.float32(1.0 / temperature)
+            return float(np.exp(x, out=x).sum())
 
     def logits(self, row: int, ids: Ids) -> Float64:
         found: Float64 = self._rows[row, ids].astype(np.float64)
         return found
 
-    def highest_but(self, row: int, ids: Ids) -> tuple[float, int]:
+    def apart(self, row: int, ids: Ids) -> tuple[Float64, float, int]:
         x = self._rows[row].copy()
         x[ids] = -np.inf
         first = int(x.argmax())
-        return float(x[first]), first
+        return self.logits(row, ids), float(x[first]), first
 
     def whole(self, row: int) -> Float32:
         values: Float32 = self._rows[row]
         return values
 
-    def lucky(self, row: int, seed: int, position: int, noise: float) -> Ids:
-        return lucky(seed, position, self._rows.shape[1], noise)
+    def lucky(self, row: int, seed: int, position: int, noise: float) -> tuple[Ids, Float64]:
+        ids = lucky(seed, position, self._rows.shape[1], noise)
+        return ids, self.logits(row, ids)
 
 
 class DeviceRows:
-    """Rows in a GPU's memory: each pass takes all rows at once and brings home what it found."""
+    """Rows in a GPU's memory: each pass takes all rows at once, and what it found comes home together."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         self._rows = logits
 
-    def extremes(self) -> Extremes:
-        import torch
+    def survey(self, contested: Mapping[int, float | None]) -> Survey:
+        from llama_gossip.engine.transfers import to_host
 
         highest, first = self._rows.max(dim=1)  # NaN counts as the highest, the first of equal ones is named
-        found = torch.stack((self._rows.amin(dim=1), highest)).cpu().numpy()
-        return Extremes(found[0], found[1], first.cpu().numpy())
+        looked_at = self._looked_at(contested, highest) if contested else ()
+        lowest, top, names, *found = to_host(self._rows.amin(dim=1), highest, first, *looked_at)
+        extremes = Extremes(lowest, top, names)
+        if not contested:
+            return Survey(extremes, {}, {})
+        logits, ids, totals = found
+        outside = self._rows.shape[1] > SHORTLIST
+        floors = logits[:, -1].tolist() if outside else [-np.inf] * len(contested)
+        return Survey(
+            extremes,
+            {
+                row: Shortlist(ids[n], logits[n].astype(np.float64), floors[n])
+                for n, row in enumerate(contested)
+            },
+            {row: float(totals[n]) for n, row in enumerate(contested) if contested[row] is not None},
+        )
 
-    def shortlists(self, rows: Sequence[int]) -> list[Shortlist]:
-        size = self._rows.shape[1]
-        values, ids = self._taken(rows).topk(min(SHORTLIST, size), dim=1)
-        logits, names = values.double().cpu().numpy(), ids.cpu().numpy()
-        whole = size <= SHORTLIST
-        return [
-            Shortlist(names[n], logits[n], -np.inf if whole else float(logits[n, -1]))
-            for n in range(len(rows))
-        ]
-
-    def totals(self, rows: Sequence[int], highest: Float32, temperatures: Sequence[float]) -> Float64:
+    def _looked_at(
+        self, contested: Mapping[int, float | None], highest: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of these rows: the best logits, their ids, and the totals where one is asked for (else zeros)."""
         import torch
 
-        device = self._rows.device
-        top = torch.from_numpy(np.asarray(highest)).to(device)[:, None]
-        scale = torch.tensor([1.0 / t for t in temperatures], dtype=torch.float32).to(device)[:, None]
-        masses = ((self._taken(rows) - top) * scale).exp()
-        sums: Float64 = masses.sum(dim=1, dtype=torch.float64).cpu().numpy()
-        return sums
+        from llama_gossip.engine.transfers import to_device
 
-    def _taken(self, rows: Sequence[int]) -> torch.Tensor:
-        return self._rows if len(rows) == len(self._rows) else self._rows[list(rows)]
+        scales = [0.0 if temperature is None else 1.0 / temperature for temperature in contested.values()]
+        numbers, factors = to_device((list(contested), scales), self._rows.device, torch.float64)
+        which = numbers.long()
+        in_order = list(contested) == list(range(len(self._rows)))
+        rows = self._rows if in_order else self._rows.index_select(0, which)
+        logits, ids = rows.topk(min(SHORTLIST, rows.shape[1]), dim=1)
+        if not any(scales):
+            return logits, ids, factors
+        masses = ((rows - highest.index_select(0, which)[:, None]) * factors.float()[:, None]).exp()
+        return logits, ids, masses.sum(dim=1, dtype=torch.float64)
 
     def logits(self, row: int, ids: Ids) -> Float64:
+        return self._found(self._rows[row].index_select(0, self._there(ids)))[0].astype(np.float64)
+
+    def apart(self, row: int, ids: Ids) -> tuple[Float64, float, int]:
         import torch
 
-        found: Float64 = self._rows[row, torch.from_numpy(ids).to(self._rows.device)].double().cpu().numpy()
-        return found
-
-    def highest_but(self, row: int, ids: Ids) -> tuple[float, int]:
-        import torch
-
-        x = self._rows[row].clone()
-        x[torch.from_numpy(ids).to(x.device)] = -torch.inf
-        highest, first = x.max(dim=0)
-        return float(highest), int(first)
+        there = self._there(ids)
+        others = self._rows[row].index_fill(0, there, -torch.inf)
+        logits, highest, first = self._found(self._rows[row].index_select(0, there), *others.max(dim=0))
+        return logits.astype(np.float64), float(highest), int(first)
 
     def whole(self, row: int) -> Float32:
-        values: Float32 = self._rows[row].cpu().numpy()
-        return values
+        return self._found(self._rows[row])[0]
 
-    def lucky(self, row: int, seed: int, position: int, noise: float) -> Ids:
+    def lucky(self, row: int, seed: int, position: int, noise: float) -> tuple[Ids, Float64]:
         import torch
 
-        ids = torch.arange(1, self._rows.shape[1] + 1, device=self._rows.device)
-        bits = _device_bits(stream_key(seed, position), ids)
-        found: Ids = torch.nonzero(bits >= least_bits(noise))[:, 0].cpu().numpy()
-        return found
+        numbers = torch.arange(1, self._rows.shape[1] + 1, device=self._rows.device)
+        bits = _device_bits(stream_key(seed, position), numbers)
+        there = torch.nonzero(bits >= least_bits(noise))[:, 0]  # waits: how many there are decides shapes
+        ids, logits = self._found(there, self._rows[row].index_select(0, there))
+        return ids, logits.astype(np.float64)
+
+    def _there(self, ids: Ids) -> torch.Tensor:
+        from llama_gossip.engine.transfers import to_device
+
+        return to_device((ids.tolist(),), self._rows.device)[0]
+
+    def _found(self, *tensors: torch.Tensor) -> list[NDArray[Any]]:
+        from llama_gossip.engine.transfers import to_host
+
+        return to_host(*tensors)
 
 
 def rows_of(logits: torch.Tensor) -> LogitRows:

@@ -87,9 +87,16 @@ class Live(Generic[RowT]):
     submitted_s: float
     row: RowT | None = None  # None until it is read
     running: bool = False
+    parked: bool = False  # no step is taken for it
+    was_parked: bool = False  # its times say nothing of the model's speed
     started_s: float = 0.0
     first_token_s: float = 0.0
     tokens: int = 0  # made here
+
+    @property
+    def steps(self) -> bool:
+        """The model is to step for it."""
+        return self.running and not self.parked
 
     @property
     def deadline_s(self) -> float:
@@ -121,9 +128,9 @@ class Gauges:
     first_token_ms: float = 0.0
     last_step_s: float = field(default_factory=time.monotonic)
 
-    def busy(self, already_running: int) -> None:
-        """A job enters the model: an idle model's age counts from here."""
-        if already_running == 0:
+    def busy(self, already_stepped: int) -> None:
+        """A job is to be stepped from now on: an idle model's age counts from here."""
+        if already_stepped == 0:
             self.last_step_s = time.monotonic()
 
     def admitted(self, answer: Answer) -> None:
@@ -135,15 +142,18 @@ class Gauges:
         self.last_step_s = time.monotonic()
 
     def ended(self, live: Live[RowT], timings: JobTimings) -> None:
-        if live.tokens == 0:
+        if live.tokens == 0 or live.was_parked:
             return
         self.first_token_ms = _averaged(self.first_token_ms, timings.first_token_ms)
         decode_ms = timings.total_ms - timings.first_token_ms
         if live.tokens > 1 and decode_ms > 0:
             self.tokens_per_s = _averaged(self.tokens_per_s, (live.tokens - 1) / decode_ms * 1000)
 
-    def report(self, running: int, queued: int, loaded_tokens_per_s: float, memory_free: int) -> EngineLoad:
-        age_s = time.monotonic() - self.last_step_s if running else 0.0
+    def report(
+        self, running: int, queued: int, loaded_tokens_per_s: float, memory_free: int, *, idle: bool
+    ) -> EngineLoad:
+        """idle: nothing is to be stepped."""
+        age_s = 0.0 if idle else time.monotonic() - self.last_step_s
         return EngineLoad(
             running=running,
             queued=queued,

@@ -69,11 +69,12 @@ def deviation(forward: Forward, plain: Reference) -> float:
             segments.append(Segment(theirs, begin2, plain.second[begin2:end2], _GREEDY))
             wanted.append(plain.second_logits[end2 - 1])
         for row, right in zip(forward.run(segments), wanted, strict=True):
-            worst = max(worst, _apart(row, right))
+            worst = max(worst, apart(row, right))
     return worst
 
 
-def _apart(row: torch.Tensor, right: torch.Tensor) -> float:
+def apart(row: torch.Tensor, right: torch.Tensor) -> float:
+    """The largest |Δ logit| by the spread of the right ones; infinite where something is not finite."""
     spread = float(right.std()) or 1.0
     off = float((row - right).abs().max()) / spread
     return off if math.isfinite(off) else math.inf

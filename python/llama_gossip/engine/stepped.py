@@ -49,6 +49,7 @@ class SteppedEngine(Generic[RowT]):
         self._cancels: set[JobId] = set()
         self._live: dict[JobId, Live[RowT]] = {}  # by submit order; under _wake
         self._rows: deque[Live[RowT]] = deque()  # in the model, the next to step first; model thread only
+        self._room = False  # a row has left since the last admission; model thread only
         self._sink: Sink | None = None
         self._closing = False
         self._info: EngineInfo | None = None
@@ -102,11 +103,26 @@ class SteppedEngine(Generic[RowT]):
                 self._cancels.add(job_id)
                 self._wake.notify_all()
 
+    def park(self, job_id: JobId) -> None:
+        with self._wake:
+            if (live := self._live.get(job_id)) is not None:
+                live.parked = live.was_parked = True
+
+    def unpark(self, job_id: JobId) -> None:
+        with self._wake:
+            live = self._live.get(job_id)
+            if live is not None and live.parked:
+                self.gauges.busy(sum(other.steps for other in self._live.values()))
+                live.parked = False
+                self._wake.notify_all()
+
     def load(self) -> EngineLoad:
         with self._wake:
             total = len(self._live)
-            running = sum(1 for live in self._live.values() if live.running)
-        return self.gauges.report(running, total - running, self.info.tokens_per_s, self._model.memory_free())
+            running = sum(live.running for live in self._live.values())
+            idle = not any(live.steps for live in self._live.values())
+        free = self._model.memory_free()
+        return self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
 
     def close(self, timeout_s: float = 2.0) -> None:
         with self._wake:
@@ -142,7 +158,7 @@ class SteppedEngine(Generic[RowT]):
                     if self._inbox or self._cancels:
                         return True
                     wake_s = min((live.deadline_s for live in self._live.values()), default=math.inf)
-                    if self._rows or any(live.row is not None for live in self._live.values()):
+                    if self._room or any(live.steps for live in self._rows):
                         wake_s = min(wake_s, self._model.ready_at_s())
                 if wake_s <= now_s:
                     return True
@@ -164,8 +180,9 @@ class SteppedEngine(Generic[RowT]):
         for live in [live for live in self._live.values() if live.deadline_s <= now_s]:
             events += self._fail(live.job.job_id, JobError(FailureCode.DEADLINE, "the deadline passed"))
         events += self._admit()
-        if self._rows and self._model.ready_at_s() <= now_s:
-            events += self._step()
+        rows = [live.row for live in self._rows if live.row is not None and not live.parked]
+        if rows and self._model.ready_at_s() <= now_s:
+            events += self._step(rows)
         return events
 
     def _read(self, job: EngineJob) -> list[EngineEvent]:
@@ -183,6 +200,7 @@ class SteppedEngine(Generic[RowT]):
         return []
 
     def _admit(self) -> list[EngineEvent]:
+        self._room = False
         events: list[EngineEvent] = []
         for live in list(self._live.values()):
             if len(self._rows) >= self.info.max_concurrent:
@@ -193,7 +211,7 @@ class SteppedEngine(Generic[RowT]):
                 break  # nobody overtakes, or a long job would wait for ever
             live.running = True
             live.started_s = time.monotonic()
-            self.gauges.busy(len(self._rows))
+            self.gauges.busy(sum(not other.parked for other in self._rows))
             answer = live.row.answer
             events.append(
                 JobStarted(live.job.job_id, answer.prompt_tokens, answer.prompt_digest, answer.cached)
@@ -205,8 +223,7 @@ class SteppedEngine(Generic[RowT]):
                 self._rows.append(live)
         return events
 
-    def _step(self) -> list[EngineEvent]:
-        rows = [live.row for live in self._rows if live.row is not None]
+    def _step(self, rows: Sequence[RowT]) -> list[EngineEvent]:
         try:
             outcomes = self._model.step(rows)
         except Exception:  # a failure that no row owns ends them all, each retryable elsewhere
@@ -247,6 +264,7 @@ class SteppedEngine(Generic[RowT]):
             self._cancels.discard(job_id)
         if live is not None and live in self._rows:
             self._rows.remove(live)
+            self._room = True
         if live is not None and live.row is not None:
             self._model.release(live.row)
         return live

@@ -15,6 +15,7 @@ from llama_gossip.engine import device as devices
 from llama_gossip.engine import models
 from llama_gossip.engine.batching import Batch, BatchRow, Opened
 from llama_gossip.engine.catalogue import CATALOGUE, InMemory
+from llama_gossip.engine.memory import out_of_memory
 from llama_gossip.engine.progress import Progress
 from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.errors import EngineError, UsageError
@@ -43,11 +44,16 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opene
     if numerics == "exact" and (packed is None or not packed.exact):
         raise _not_exact(checkpoint.name)
     if packed is not None:
-        return _opened(checkpoint, device, packed, packed.numerics if packed.exact else "")
+        notes = () if device == "cpu" else _accelerated(packed, checkpoint)
+        return _opened(
+            checkpoint, device, packed, packed.numerics if packed.exact else "", *notes, kind=packed.kind
+        )
     serial = SerialForward(module, device=device)
     try:
         off = selfcheck.deviation(serial, plain)
     except Exception as error:  # as in _packed
+        if out_of_memory(error):
+            raise
         log.info("%s cannot be stepped", checkpoint.name, exc_info=True)
         raise _refused(checkpoint, "does not step with a cache") from error
     if not off <= selfcheck.LIMITS[checkpoint.dtype]:
@@ -101,15 +107,28 @@ def _packed(checkpoint: Checkpoint, device: str, plain: Reference, *, exact: boo
                 forward.relax()
             return forward
         log.info("%s cannot be packed: logits are off by %.3g of their spread", checkpoint.name, off)
-    except Exception:  # models differ: whatever one raises, it cannot be packed
+    except Exception as error:  # models differ: whatever one raises, it cannot be packed
+        if out_of_memory(error):
+            raise
         log.info("%s cannot be packed", checkpoint.name, exc_info=True)
     return None
 
 
-def _opened(checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *notes: str) -> Opened:
+def _accelerated(packed: PackedForward, checkpoint: Checkpoint) -> tuple[str, ...]:
+    from llama_gossip.engine import selfcheck
+    from llama_gossip.engine.acceleration import accelerate
+
+    return accelerate(packed, selfcheck.LIMITS[checkpoint.dtype], checkpoint.context)
+
+
+def _opened(
+    checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *notes: str, kind: str = ""
+) -> Opened:
     from llama_gossip.engine.serial import SerialForward
 
-    numerics_id, numerics_class = devices.numerics(checkpoint.dtype, device, checkpoint.quantisation, exact)
+    numerics_id, numerics_class = devices.numerics(
+        checkpoint.dtype, device, checkpoint.quantisation, exact, kind
+    )
     return Opened(
         forward=forward,
         dtype=checkpoint.dtype,
@@ -124,9 +143,17 @@ def _opened(checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *
 def _open(checkpoint: Checkpoint | LlamaCheckpoint, device: str, numerics: str) -> Opened:
     from llama_gossip.engine.checkpoint import Checkpoint
 
-    if isinstance(checkpoint, Checkpoint):
+    if not isinstance(checkpoint, Checkpoint):
+        return open_lean(checkpoint, numerics)
+    try:
         return open_checkpoint(checkpoint, device, numerics)
-    return open_lean(checkpoint, numerics)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise EngineError(
+            f"{checkpoint.name} leaves no memory for a step on {device}",
+            hint="end what else uses it, or serve a smaller model",
+        ) from None
 
 
 class TorchEngine(SteppedEngine[BatchRow]):

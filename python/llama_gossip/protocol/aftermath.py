@@ -12,6 +12,7 @@ from typing import assert_never
 from llama_gossip.protocol.attempt import Attempt, Ended, How
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.ledger import Ledger
+from llama_gossip.protocol.limits import NOT_READ
 from llama_gossip.protocol.messages import Error, Reject, RejectReason
 from llama_gossip.protocol.nobody import Why
 from llama_gossip.protocol.request import MAX_ATTEMPTS, MAX_STRIKES, Request, Seam
@@ -128,7 +129,7 @@ def _settle_error(
         request.too_long_told = error.error
     elif error.code == "draining":
         ledger.out(attempt.worker, newest, desk.now.mono_ms)
-    else:
+    elif error.code != NOT_READ:  # which was this node's own doing: nobody is better than that worker
         if error.code in ENGINE_FAULTS:
             ledger.fault(attempt.worker, desk.now.mono_ms)
         request.tired.add(attempt.worker)

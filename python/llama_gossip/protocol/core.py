@@ -40,7 +40,7 @@ from llama_gossip.protocol.solicitor import Solicitor
 from llama_gossip.protocol.streams import StreamCode
 from llama_gossip.protocol.timers import Timers
 from llama_gossip.protocol.transcript import TranscriptBook
-from llama_gossip.protocol.tunnel import StreamEvent, Tunnel
+from llama_gossip.protocol.tunnel import Tunnel
 from llama_gossip.protocol.worker import Worker
 
 __all__ = ["Core", "PeerView"]
@@ -180,6 +180,8 @@ class Core:
                 | ev.StreamReset()
                 | ev.StreamStopped()
                 | ev.StreamLost()
+                | ev.StreamFull()
+                | ev.StreamWritable()
             ):
                 self._stream(event)
             case (
@@ -241,7 +243,7 @@ class Core:
 
     # --- streams ---
 
-    def _stream(self, event: StreamEvent) -> None:
+    def _stream(self, event: ev.StreamEvent) -> None:
         if isinstance(event, ev.StreamAccepted):
             if self._left:
                 self._desk.emit(ResetStream(event.stream, StreamCode.SHUTDOWN))
@@ -253,9 +255,7 @@ class Core:
             self._stream_of_peer(event)
         # else: an echo of a stream that has ended here
 
-    def _stream_of_ours(
-        self, event: ev.StreamData | ev.StreamFinished | ev.StreamReset | ev.StreamStopped | ev.StreamLost
-    ) -> None:
+    def _stream_of_ours(self, event: ev.StreamWord | ev.StreamPressure) -> None:
         match event:
             case ev.StreamData(stream, data):
                 self._requester.data(stream, data)
@@ -267,12 +267,12 @@ class Core:
                 pass  # it may overtake the worker's last frames, which say more
             case ev.StreamLost(stream, reason, refused):
                 self._requester.lost(stream, reason, refused=refused)
+            case ev.StreamFull() | ev.StreamWritable():
+                pass  # a large Assign is on its way
             case _:
                 assert_never(event)
 
-    def _stream_of_peer(
-        self, event: ev.StreamData | ev.StreamFinished | ev.StreamReset | ev.StreamStopped | ev.StreamLost
-    ) -> None:
+    def _stream_of_peer(self, event: ev.StreamWord | ev.StreamPressure) -> None:
         match event:
             case ev.StreamData(stream, data):
                 self._worker.data(stream, data)
@@ -283,6 +283,10 @@ class Core:
                 self._worker.gone(stream, reason, answer=True)
             case ev.StreamLost(stream):
                 self._worker.gone(stream, "requester_lost", answer=False)
+            case ev.StreamFull(stream):
+                self._worker.full(stream)
+            case ev.StreamWritable(stream):
+                self._worker.writable(stream)
             case _:
                 assert_never(event)
 

@@ -99,6 +99,18 @@ class CancelJob:
 
 
 @record(frozen=True, slots=True)
+class ParkJob:
+    """Its requester does not read: left out of the engine's steps until UnparkJob or its end."""
+
+    job: int
+
+
+@record(frozen=True, slots=True)
+class UnparkJob:
+    job: int
+
+
+@record(frozen=True, slots=True)
 class AddressHint:
     """Addresses that a signed Announce gave for a node."""
 
@@ -252,6 +264,8 @@ Effect: TypeAlias = (
     | TrustStream
     | StartJob
     | CancelJob
+    | ParkJob
+    | UnparkJob
     | AddressHint
     | RebuildGossip
     | Wake

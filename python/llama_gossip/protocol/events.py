@@ -105,6 +105,25 @@ class StreamLost:
     refused: bool = False  # the peer does not admit this node
 
 
+@record(frozen=True, slots=True)
+class StreamFull:
+    """MAX_UNWRITTEN_BYTES and more wait to be written to it: its peer does not read, or not as fast."""
+
+    stream: int
+
+
+@record(frozen=True, slots=True)
+class StreamWritable:
+    """Of a stream that was full: half of that waits still."""
+
+    stream: int
+
+
+StreamWord: TypeAlias = StreamData | StreamFinished | StreamReset | StreamStopped | StreamLost
+StreamPressure: TypeAlias = StreamFull | StreamWritable
+StreamEvent: TypeAlias = StreamAccepted | StreamWord | StreamPressure
+
+
 # --- the user ------------------------------------------------------------------------------------
 
 
@@ -238,14 +257,9 @@ Event: TypeAlias = (
     GossipReceived
     | NeighborUp
     | NeighborDown
-    | StreamAccepted
     | StreamOpened
     | DialFailed
-    | StreamData
-    | StreamFinished
-    | StreamReset
-    | StreamStopped
-    | StreamLost
+    | StreamEvent
     | Submit
     | CancelRequest
     | ReaderFull

@@ -46,6 +46,7 @@ class Job:
         self.accepted_mono_ms = desk.now.mono_ms
         self.started_mono_ms: int | None = None
         self.first_token_mono_ms: int | None = None
+        self.was_parked = False  # its times are no measure of this node
         self.reader = FrameReader(context, requester, desk.verify, REQUESTER_KINDS)
         self._desk = desk
         self._writer = FrameWriter(context, desk.signer)
@@ -172,5 +173,5 @@ class Job:
         self._desk.after(self.key("beat"), self._desk.timers.heartbeat_of(self.plane))
 
     def stop_timers(self) -> None:
-        for name in ("beat", "flush", "deadline", "closing"):
+        for name in ("beat", "flush", "deadline", "closing", "unread"):
             self._desk.agenda.cancel(self.key(name))

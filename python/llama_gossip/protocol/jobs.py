@@ -23,8 +23,10 @@ from llama_gossip.protocol.events import (
 from llama_gossip.protocol.fences import Fences, RequestKey
 from llama_gossip.protocol.job import Job
 from llama_gossip.protocol.jobqueue import JobQueue
+from llama_gossip.protocol.limits import NOT_READ
 from llama_gossip.protocol.messages import Assign, Capacity, NodeId
 from llama_gossip.protocol.pace import Pace
+from llama_gossip.protocol.parking import Parking
 from llama_gossip.protocol.states import JobState, JobStep
 from llama_gossip.protocol.streams import Plane, StreamCode
 
@@ -40,6 +42,7 @@ class Jobs:
         self.offer = Offer(capacity=None, loading=False, draining=False)
         self.queue = JobQueue(ageing_ms=desk.timers.ageing_ms)
         self.pace = Pace()
+        self.parking = Parking(desk)
         self._jobs: dict[int, Job] = {}  # until stream and engine are both done with it
         self._live: dict[RequestKey, Job] = {}
         self._fences = Fences(desk.timers)
@@ -133,10 +136,10 @@ class Jobs:
             job.step(JobStep.START)
             job.started_mono_ms = now_ms
             self._desk.emit(self._start_of(job))
+            self.parking.started(job)
 
     def _next(self, now_ms: int) -> int | None:
-        if not self.queue.running:  # an idle engine owes no step: its time runs from the first job on
-            self._alive_mono_ms = now_ms
+        self._begin_to_owe()
         return self.queue.start_next(now_ms)
 
     def _start_of(self, job: Job) -> StartJob:
@@ -168,15 +171,35 @@ class Jobs:
         est_ms = self.pace.wait_ms(position, self.queue.slots) if waits else self.pace.first_token_ms
         job.tell_progress(position=position, est_ms=est_ms)
 
+    # --- a requester that does not read ---
+
+    def stream_full(self, job: Job) -> None:
+        if job.state is not JobState.DRAINING:
+            self.parking.full(job, runs=self.queue.runs(job.number))
+
+    def stream_writable(self, job: Job) -> None:
+        self._begin_to_owe()
+        self.parking.writable(job)
+
     # --- the engine ---
 
     def stepped(self) -> None:
         self._alive_mono_ms = self._desk.now.mono_ms
 
+    @property
+    def _stepping(self) -> int:
+        """Jobs for which the engine owes steps."""
+        return self.queue.running - len(self.parking)
+
+    def _begin_to_owe(self) -> None:
+        """Before a job is stepped (again)."""
+        if not self._stepping:  # an idle engine owes no step: its time runs from the first job on
+            self._alive_mono_ms = self._desk.now.mono_ms
+
     def is_stalled(self) -> bool:
         """It has had work for 30 s and not stepped. What comes new is no sign of life."""
         silent_ms = self._desk.now.mono_ms - self._alive_mono_ms
-        return silent_ms >= self._desk.timers.engine_stalled_ms and self.queue.running > 0
+        return silent_ms >= self._desk.timers.engine_stalled_ms and self._stepping > 0
 
     def engine_started(self, event: EngineStarted) -> None:
         self.stepped()
@@ -226,6 +249,7 @@ class Jobs:
         job = self._jobs.get(number)
         if job is None or not self.queue.free(number):
             return None
+        self.parking.over(number)
         return job if job.state in _ENGINE_STATES else None
 
     def _after_engine(self, number: int) -> None:
@@ -269,6 +293,8 @@ class Jobs:
                 self.close(job, "requester_gone", StreamCode.CANCELLED)
 
     def _stop_engine(self, job: Job, reason: str) -> None:
+        self._begin_to_owe()
+        self.parking.over(job.number)
         if not self.queue.withdraw(job.number) and self.queue.runs(job.number):
             self._desk.emit(CancelJob(job.number, reason))
 
@@ -291,6 +317,9 @@ class Jobs:
                 job.flush()
             case "deadline":
                 self._fail(job, "deadline", "the request's deadline has passed", retryable=False)
+            case "unread":
+                message = f"the requester did not read for {self._desk.timers.unread_ms // 1_000} s"
+                self._fail(job, NOT_READ, message, retryable=True)
             case "closing":
                 self.close(job, job.ending, StreamCode.DONE)
             case _:
@@ -303,7 +332,9 @@ class Jobs:
             self._desk.after(_SWEEP, self._desk.timers.tombstone_ms)
 
     def _beat(self, job: Job) -> None:
-        if self.is_stalled():
+        if self.parking.is_full(job):
+            job.beat()
+        elif self.is_stalled():
             self._fail(job, "engine_stalled", "the engine has stopped stepping", retryable=True)
         else:
             self._tell(job)

@@ -31,6 +31,8 @@ ENVELOPE_OVERHEAD_BYTES = 106  # all but the payload, whose header has 3 bytes f
 # --- a reader that does not read ---
 
 MAX_UNREAD_BYTES = 1024 * 1024  # of one answer, released and not read: then its stream and timers pause
+MAX_UNWRITTEN_BYTES = 256 * 1024  # of one stream, at its writer: then its job is parked (native: HIGH_WATER)
+NOT_READ = "not_read"  # the code of the Error of a job that was parked for too long
 UNREAD_TOKEN_BYTES = 64  # a token's price beside its text: a thousand short ones are no smaller in memory
 
 # --- gossip delivery -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class Pace:
         return round(self._first_token_ms)
 
     def learn(self, job: Job, now_mono_ms: int) -> None:
-        if job.started_mono_ms is None:
+        if job.started_mono_ms is None or job.was_parked:
             return
         self._job_ms = _blend(self._job_ms, now_mono_ms - job.started_mono_ms)
         if job.first_token_mono_ms is not None:

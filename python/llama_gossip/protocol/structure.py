@@ -53,12 +53,12 @@ def pack(value: tuple[object, ...]) -> bytes:
     return packed
 
 
-def unpack_payload(payload: bytes, max_array: int) -> tuple[object, ...]:
+def unpack_payload(payload: bytes, max_array: int, max_depth: int = MAX_DEPTH) -> tuple[object, ...]:
     """The payload's array, arrays as tuples. Raises only ProtocolError, and never allocates more than the
     payload's own size calls for. No array in it is longer than `max_array`."""
     if not payload or _SIZES[payload[0]] != _ARRAY:
         raise malformed("the payload is no array")
-    check_structure(payload, max_array)
+    check_structure(payload, max_array, max_depth)
     try:
         value: tuple[object, ...] = msgpack.unpackb(
             payload,
@@ -76,17 +76,17 @@ def unpack_payload(payload: bytes, max_array: int) -> tuple[object, ...]:
     return value
 
 
-def check_structure(data: bytes, max_array: int) -> None:
+def check_structure(data: bytes, max_array: int, max_depth: int = MAX_DEPTH) -> None:
     """Raises ProtocolError unless `data` is exactly one msgpack value within the limits."""
     try:
-        end = _end_of_value(data, max_array)
+        end = _end_of_value(data, max_array, max_depth)
     except IndexError:  # an element, or the length of one, begins behind the end
         raise malformed("truncated") from None
     if end != len(data):
         raise malformed("truncated" if end > len(data) else "bytes after the value")
 
 
-def _end_of_value(data: bytes, max_array: int) -> int:
+def _end_of_value(data: bytes, max_array: int, max_depth: int) -> int:
     """Where the value ends that begins `data`: behind the end of it where the last element is cut."""
     position = 0
     left = 1  # elements still to come in the innermost open array
@@ -107,8 +107,8 @@ def _end_of_value(data: bytes, max_array: int) -> int:
                 left, position = _array_header(data, position)
                 if left > max_array:
                     raise malformed(f"an array of {left} elements")
-                if len(outer) > MAX_DEPTH:
-                    raise malformed(f"nested deeper than {MAX_DEPTH}")
+                if len(outer) > max_depth:
+                    raise malformed(f"nested deeper than {max_depth}")
                 while left >= _RUN and (run := _INT_RUN.match(data, position)):
                     left -= _RUN
                     position = run.end()

@@ -65,6 +65,7 @@ class Timers:
     coalesce_ms: int = 25
     tombstone_ms: int = 120_000  # an ended attempt is remembered: its fencing
     engine_stalled_ms: int = 30_000  # a model that has not stepped is not kept alive by its event loop
+    unread_ms: int = 30_000  # a slot is kept so long for a requester that does not read
     ageing_ms: int = 10_000  # passed over for so long, a key's jobs rise by one priority class
     max_job_ms: int = 3_600_000  # wall time of one job, whatever its deadline says
     claim_delay_ms: int = 100  # of a worker with as many jobs as slots, before it answers a Request

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol import events as ev
@@ -20,6 +20,7 @@ from llama_gossip.protocol.limits import (
     MAX_CHANNELS,
     MAX_CHANNELS_PER_PEER,
     MAX_GOSSIP_ITEM_BYTES,
+    MAX_UNWRITTEN_BYTES,
     SEAL_ID_BYTES,
 )
 from llama_gossip.protocol.messages import NodeId, Packet, Seal
@@ -34,10 +35,6 @@ from llama_gossip.protocol.tunnel_sender import Sender
 PACKETS_EACH = Rate(10, 20)  # of one attempt; of one signer, for those that are not open
 BYTES_EACH = Rate(65_536, 131_072)
 
-StreamEvent: TypeAlias = (
-    ev.StreamAccepted | ev.StreamData | ev.StreamFinished | ev.StreamReset | ev.StreamStopped | ev.StreamLost
-)
-
 
 class Tunnel:
     def __init__(
@@ -45,7 +42,7 @@ class Tunnel:
         desk: Desk,
         *,
         prekeys: Prekeys,
-        deliver: Callable[[StreamEvent], None],
+        deliver: Callable[[ev.StreamEvent], None],
         unopened: Callable[[], None],
     ) -> None:
         """deliver: hands an event of a virtual stream to the machines. unopened: somebody seals to a key that
@@ -57,6 +54,7 @@ class Tunnel:
         self._sender = Sender(desk)
         self._channels: dict[int, Channel] = {}
         self._by_key: dict[Key, Channel] = {}
+        self._filled: list[Channel] = []  # in this event
         self._numbers = 0
         self._rates: Buckets[tuple[object, str]] = Buckets(4 * MAX_CHANNELS)
         desk.tunnel = self.perform
@@ -100,6 +98,9 @@ class Tunnel:
                 for item in channel.split(data):
                     self._write(channel, item)
                 self._sender.soon(channel)
+                if not channel.full and channel.outbox.bytes > MAX_UNWRITTEN_BYTES:
+                    channel.full = True
+                    self._filled.append(channel)
             case FinishStream():
                 channel.finished = True
                 self._let_go(channel)
@@ -156,6 +157,10 @@ class Tunnel:
 
     def flush(self) -> None:
         """At the end of every event: what was said in it goes out."""
+        while self._filled:
+            channel = self._filled.pop()
+            if not channel.over:
+                self._deliver(ev.StreamFull(channel.stream))
         for channel in self._sender.flush():
             if channel.over and channel.asks and not channel.heard:
                 self._forget(channel)  # nobody is there to repair it for
@@ -272,6 +277,10 @@ class Tunnel:
             self._desk.after(channel.timer("lease"), self._desk.timers.lease_ms)
         if channel.outbox.base > before:
             self._sender.repaired(channel)
+        if channel.full and channel.outbox.bytes <= MAX_UNWRITTEN_BYTES // 2:
+            channel.full = False
+            if not channel.over:
+                self._deliver(ev.StreamWritable(channel.stream))
         if channel.finished and not channel.asks and not channel.outbox.unacked:
             self._deliver(ev.StreamFinished(channel.stream))
 

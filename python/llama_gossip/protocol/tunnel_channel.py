@@ -69,6 +69,7 @@ class Channel:
     acked_mono_ms: int = _LONG_AGO
     next_mono_ms: int = _LONG_AGO  # no Packet before it
     rto_ms: int = 0
+    full: bool = False  # more waits to be acked than its machine should add to
     over: bool = False  # this node's machine has let it go
     finished: bool = False  # … after its last frame
     peer_over: bool = False  # the worker's last frame has come

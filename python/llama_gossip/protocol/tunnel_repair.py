@@ -14,6 +14,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self.base = 0  # the lowest n that is not acked
+        self.bytes = 0  # of all that is not acked
         self._frames: list[bytes] = []  # base, base + 1, …
         self._cursor = 0  # how many of them were sent since the last going back
 
@@ -31,12 +32,14 @@ class Outbox:
 
     def add(self, item: bytes) -> None:
         self._frames.append(item)
+        self.bytes += len(item)
 
     def ack(self, next_n: int) -> bool:
         """Whether it counts."""
         if not self.base <= next_n <= self.next_n:
             return False
         gone = next_n - self.base
+        self.bytes -= sum(len(item) for item in self._frames[:gone])
         del self._frames[:gone]
         self._cursor = max(0, self._cursor - gone)
         self.base = next_n
@@ -59,6 +62,7 @@ class Outbox:
         """Nobody waits for them any more; the numbers stay used."""
         self.base = self.next_n
         self._frames.clear()
+        self.bytes = 0
         self._cursor = 0
 
 

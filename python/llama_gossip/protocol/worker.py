@@ -111,6 +111,16 @@ class Worker:
         else:
             self._forget(stream)
 
+    def full(self, stream: int) -> None:
+        job = self._inbound[stream].job
+        if job is not None:
+            self.jobs.stream_full(job)
+
+    def writable(self, stream: int) -> None:
+        job = self._inbound[stream].job
+        if job is not None:
+            self.jobs.stream_writable(job)
+
     def _reset(self, stream: int, code: StreamCode) -> None:
         self._forget(stream)
         self._desk.emit(ResetStream(stream, code))

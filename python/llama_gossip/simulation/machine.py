@@ -1,4 +1,4 @@
-"""Machine: the engine of one simulated worker, driven by StartJob and CancelJob as the real one is.
+"""Machine: the engine of one simulated worker, driven by the core's effects as the real one is.
 
 The law is the engine's own: after a start exactly one EngineDone or EngineFailed follows, also after a
 cancel; nothing follows it. A hung machine breaks it on purpose and says nothing until it is mended.
@@ -33,6 +33,8 @@ class Run:
     index: int  # of the next token
     made: Callable[[int, int], None]  # told which tokens: from, and up to
     fail_at: int | None = None
+    parked: bool = False
+    waiting: Callable[[Run], None] | None = None  # the step that it would take, were it not parked
     ended: bool = False
 
 
@@ -80,7 +82,7 @@ class Machine:
         answer = answer_to(job.prompt, job.config.seed, job.config.max_tokens)
         resume = job.resume
         run = Run(job.job, answer, 0 if resume is None else resume.from_index, made)
-        if not self.runs:
+        if all(other.parked for other in self.runs.values()):
             self._work_since_ms = self._clock.now_ms
         self.runs[job.job] = run
         if resume is not None and not answer.continues(resume):
@@ -100,12 +102,28 @@ class Machine:
     def hung_for_ms(self) -> int:
         """For how long it has had work and done nothing."""
         since_ms = max(self._hung_at_ms, self._work_since_ms)
-        return self._clock.now_ms - since_ms if self.hung and self.runs else 0
+        works = any(not run.parked for run in self.runs.values())
+        return self._clock.now_ms - since_ms if self.hung and works else 0
 
     def cancel(self, job: int) -> None:
         run = self.runs.get(job)
         if run is not None:
             self._clock.after(CANCEL_MS, self._fail, run, "cancelled", False)
+
+    def park(self, job: int) -> None:
+        if (run := self.runs.get(job)) is not None:
+            run.parked = True
+
+    def unpark(self, job: int) -> None:
+        run = self.runs.get(job)
+        if run is None or not run.parked:
+            return
+        if all(other.parked for other in self.runs.values()):
+            self._work_since_ms = self._clock.now_ms
+        run.parked = False
+        step, run.waiting = run.waiting, None
+        if step is not None:
+            self._clock.after(0, step, run)
 
     def lose_all(self) -> None:
         """The engine is replaced: what it had is lost."""
@@ -158,6 +176,9 @@ class Machine:
             return
         if self._stopped:
             self._held.append((self._step, run))
+            return
+        if run.parked:
+            run.waiting = self._step
             return
         answer, index = run.answer, run.index
         if run.fail_at is not None and index >= run.fail_at:

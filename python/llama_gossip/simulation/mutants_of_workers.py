@@ -86,7 +86,7 @@ OF_WORKERS: tuple[Mutant, ...] = (
     _mutant(
         "hung_engine",
         "jobs",
-        "return silent_ms >= self._desk.timers.engine_stalled_ms and self.queue.running > 0",
+        "return silent_ms >= self._desk.timers.engine_stalled_ms and self._stepping > 0",
         "return False",
         rule="a hung model is not kept alive by its event loop",
         oracle="I5",
@@ -95,11 +95,39 @@ OF_WORKERS: tuple[Mutant, ...] = (
     _mutant(
         "hung_engine_with_news",
         "jobs",
-        "        if not self.queue.running:  # an idle engine owes no step",
+        "        if not self._stepping:  # an idle engine owes no step",
         "        if True:  # an idle engine owes no step",
         rule="a new job is no sign of life of an engine that hangs",
         oracle="I5",
         focus=("hang", "double"),
+    ),
+    # --- a requester that does not read ---
+    _mutant(
+        "parking",
+        "worker",
+        "            self.jobs.stream_full(job)",
+        "            pass",
+        rule="nothing is computed for a requester that does not read",
+        oracle="I9",
+        focus=("loss",),
+    ),
+    _mutant(
+        "unparking",
+        "parking",
+        "            self._desk.emit(UnparkJob(job.number))",
+        "            pass",
+        rule="a parked job goes on when its requester reads",
+        oracle="I11",
+        focus=("loss",),
+    ),
+    _mutant(
+        "parked_for_ever",
+        "jobs",
+        "                self._fail(job, NOT_READ, message, retryable=True)",
+        "                del message",
+        rule="a slot does not wait for ever for a requester that does not read",
+        oracle="I7",
+        focus=("loss",),
     ),
     # --- no work without an Assign ---
     _mutant(

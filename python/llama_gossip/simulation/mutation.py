@@ -32,7 +32,15 @@ _KEPT = frozenset(
     }
 )
 # Shares that are none where nothing at all goes wrong, and each question is as plain as the next.
-_NOT_CALM = ("cancel_share", "hurried_share", "open_share", "gossip_share", "public_share", "turn_share")
+_NOT_CALM = (
+    "cancel_share",
+    "hurried_share",
+    "slow_reader_share",
+    "open_share",
+    "gossip_share",
+    "public_share",
+    "turn_share",
+)
 HEALTHY_REQUESTS = 100  # without faults: a mutant that fails these shows nothing about faults
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORK_ENDS = (ev.EngineDone, ev.EngineFailed)
 ENDS = (ev.StreamFinished, ev.StreamReset, ev.StreamStopped, ev.StreamLost)
+PRESSURE = (ev.StreamFull, ev.StreamWritable)
 BACKLOG = 2_048  # gossip that waits for a stopped process; the rest is lost (Lagged)
 
 
@@ -35,6 +36,7 @@ class Surroundings(Protocol):
     def heard(self, process: Process, event: ev.GossipReceived, evil: str, accepted: bool) -> None: ...
     def before_evil(self, process: Process, event: ev.GossipReceived, evil: str) -> None: ...
     def stream_over(self, process: Process, stream: int) -> None: ...
+    def stream_pressed(self, process: Process, stream: int, *, full: bool) -> None: ...
     def slot_given_back(self, process: Process, job: int) -> None: ...
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None: ...
     def opened(self, process: Process, before: tuple[int, int], evil: str) -> None: ...
@@ -183,6 +185,8 @@ class Process:
             perform(self, effect)
         if isinstance(event, ENDS) and self.core is core:
             self._around.stream_over(self, event.stream)
+        elif isinstance(event, PRESSURE) and self.core is core:
+            self._around.stream_pressed(self, event.stream, full=isinstance(event, ev.StreamFull))
 
     def tell(self, event: ev.Event) -> None:
         """The machine speaks; a stopped process hears it later, as the machine is stopped with it."""

@@ -44,6 +44,7 @@ class Scenario:
     all_crowded_share: float = 0.04  # of the seeds: no Announce does
     open_share: float = 0.15  # of the seeds are open networks: nobody vouches for a key
     ageing_ms: int = 2_000  # a fifth of the live one: a seed lasts for half a minute, not for many
+    unread_ms: int = 6_000  # a fifth of the live one, and half of the longest pause of a reader
     late_share: float = 0.06  # asked long after the heal: these must all succeed
     cancel_share: float = 0.04
     hurried_share: float = 0.04  # with a deadline of seconds

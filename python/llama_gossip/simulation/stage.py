@@ -107,8 +107,17 @@ class Stage:
                 self._start_job(node, effect)
             case ef.CancelJob(job):
                 self._world.oracles.work_cancelled(node.node_id, node.life, job, now_ms)
+                self._world.parked.cancelled((node.node_id, node.life, job), now_ms, node.stopped_ms)
                 if node.machine is not None:
                     node.machine.cancel(job)
+            case ef.ParkJob(job):
+                self._world.parked.parked((node.node_id, node.life, job), now_ms, node.stopped_ms)
+                if node.machine is not None:
+                    node.machine.park(job)
+            case ef.UnparkJob(job):
+                self._world.parked.unparked((node.node_id, node.life, job), now_ms, node.stopped_ms)
+                if node.machine is not None:
+                    node.machine.unpark(job)
             case ef.RebuildGossip():
                 self._world.clock.after(REBUILT_MS, self._world.topic.dead_outbound.discard, node.place)
             case _:
@@ -269,6 +278,9 @@ class Stage:
 
     def stream_over(self, process: Process, stream: int) -> None:
         self._witness.stream_over(process, stream)
+
+    def stream_pressed(self, process: Process, stream: int, *, full: bool) -> None:
+        self._witness.stream_pressed(process, stream, full=full)
 
     def broken(self, process: Process, event: ev.Event, error: Exception) -> None:
         self._witness.broken(process, event, error)

@@ -1,7 +1,8 @@
 """Wires: direct streams between parties. Ordered and reliable until their connection is lost, as QUIC's are.
 
 The law: what is blocked for less than the idle timeout arrives late, what is blocked for longer is lost at
-both ends; a reset may overtake what was written before it; a process that is gone says nothing.
+both ends; a reset may overtake what was written before it; a process that is gone says nothing. A writer
+whose peer does not read is told so, and again when it reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from llama_gossip.simulation.party import Party
 
 IDLE_MS = 10_000  # the transport's own constant: a silent connection is dead after it
 IDLE_SPREAD_MS = 1_500
+FULL_BYTES = 300  # that wait for a reader: most answers here are short
 HANDSHAKE_ROUNDS = 2  # one-way trips before the first stream byte
 
 Path = tuple[int, int]  # (from, to), places
@@ -40,6 +42,8 @@ class End:
     last_ms: int = 0  # what this end sends stays in order
     paused: bool = False  # its owner does not read
     held: deque[Sent] = field(default_factory=deque)  # what waits for it to read
+    held_bytes: int = 0
+    full: bool = False  # and its writer knows it
 
 
 class Wires:
@@ -242,11 +246,28 @@ class Wires:
 
     def _read_up(self, end: End) -> None:
         while end.held and not end.paused:
-            self._hand(end, *end.held.popleft())
+            sent = end.held.popleft()
+            self._hold(end, -_size(sent[2]))
+            self._hand(end, *sent)
+
+    def _hold(self, end: End, count: int) -> None:
+        """So many bytes more, or fewer, wait for its owner."""
+        end.held_bytes += count
+        if not end.full and end.held_bytes > FULL_BYTES:
+            end.full = True
+            self._tell_writer(end.twin, ev.StreamFull(end.twin.number))
+        elif end.full and end.held_bytes <= FULL_BYTES // 2:
+            end.full = False
+            self._tell_writer(end.twin, ev.StreamWritable(end.twin.number))
+
+    def _tell_writer(self, writer: End, event: ev.StreamFull | ev.StreamWritable) -> None:
+        if not writer.deaf and not writer.ended and writer.owner.life == writer.life:
+            writer.owner.feed(event)
 
     def _deliver(self, end: End, sender: NodeId, kind: type, argument: object, lossy: bool) -> None:
         if end.paused or end.held:
             end.held.append((sender, kind, argument, lossy))
+            self._hold(end, _size(argument))
         else:
             self._hand(end, sender, kind, argument, lossy)
 
@@ -267,3 +288,7 @@ class Wires:
         if end.twin.ended:
             self.ends.pop(end.number, None)
             self.ends.pop(end.twin.number, None)
+
+
+def _size(argument: object) -> int:
+    return len(argument) if isinstance(argument, bytes) else 0

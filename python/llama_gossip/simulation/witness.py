@@ -119,6 +119,14 @@ class Witness:
         if job is not None:
             self._world.oracles.work_let_go(node.node_id, node.life, job, self._world.clock.now_ms)
 
+    def stream_pressed(self, node: Process, stream: int, *, full: bool) -> None:
+        """Too much waits to be written to it, or no longer. The core has done what it does about it."""
+        job = self._jobs.get((node.place, node.life, stream))
+        if job is not None:
+            parked, key = self._world.parked, (node.node_id, node.life, job)
+            tell = parked.full if full else parked.writable
+            tell(key, self._world.clock.now_ms)
+
     def disturbed(self, work: Work, story: Story | None, since_ms: int) -> int:
         """-1: nothing was wrong between the two since just before `since_ms`; else extra ms for pauses."""
         worker = self._world.nodes[work.place]

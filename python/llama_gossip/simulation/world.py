@@ -24,6 +24,7 @@ from llama_gossip.simulation.faults import STRANGERS, FaultKind
 from llama_gossip.simulation.history import Story, Violation
 from llama_gossip.simulation.machine import Machine
 from llama_gossip.simulation.oracles import AFTER_HEAL_MS, Oracles
+from llama_gossip.simulation.parked import Parked
 from llama_gossip.simulation.process import Process
 from llama_gossip.simulation.reading import SharedReader
 from llama_gossip.simulation.scenario import Scenario
@@ -40,7 +41,7 @@ NET_ID = net_id(blake2b(b"the network of the simulation", digest_size=32).digest
 START_MS = 2_000  # nodes have joined
 LATE_MS = 50_000  # after the heal, until the last questions: a roster is whole again
 QUIET_MS = 15_000  # after the last answer: what hangs on a connection is over
-SLOW_FROM_MS, SLOW_FOR_MS = 1_500, 12_000  # a reader stops, and reads on: longer than any stall
+SLOW_FROM_MS, SLOW_FOR_MS = 700, 12_000  # a reader stops, and reads on: longer than any stall
 MAX_BROADCASTS_PER_S = 2.0  # of one node, whatever happens around it
 
 
@@ -108,6 +109,7 @@ class World:
             lied=self.witness.lied,
             late_ms=self.witness.late_ms,
         )
+        self.parked = Parked(self.oracles.works, self.oracles.blame, unread_ms=scenario.unread_ms)
         self.turns = Turns(self.oracles.blame, open_network=is_open, ageing_ms=scenario.ageing_ms)
         self.strangers = [self._stranger(kind, places + n, ed25519) for n, kind in enumerate(STRANGERS)]
         self.strangers_by_id = {stranger.node_id: stranger for stranger in self.strangers}
@@ -128,7 +130,7 @@ class World:
             net_id=NET_ID,
             around=self.stage,
             policy=self.policy,
-            timers=Timers(ageing_ms=self.scenario.ageing_ms),
+            timers=Timers(ageing_ms=self.scenario.ageing_ms, unread_ms=self.scenario.unread_ms),
         )
 
     def _machine(self, worker: Process) -> Machine:
