@@ -10,6 +10,8 @@
                                    (both: the 7 M shape, random weights; …_smollm2: the real model)
     vs_llamacpp_q4N                decoded tokens/s, ours / llama.cpp's, the same 4-bit file, two threads
                                    each; …_cpu: a second of CPU time instead of the clock's
+    exact_vs_fast_DN               decoded tokens a second of CPU time of the lean step in that dtype, exact /
+                                   fast, one thread
     …_wall                         the same ratio of the clock's time
 
 Requests are greedy, of fresh prompts, and all have the same length. Of each figure the best run counts: other
@@ -44,6 +46,8 @@ from reporting import Figures, table
 
 ROWS: Final = (1, 4, 16)
 Q4_THREADS: Final = 2
+MODE_ROWS: Final = (1, 16)
+MODE_DTYPES: Final = ("bf16", "q4")
 BARS: Final = {
     "cpu_ratio_vs_raw1": (">=", 0.93),
     "cpu_ratio_vs_raw4": (">=", 0.90),
@@ -53,6 +57,10 @@ BARS: Final = {
     "vs_llamacpp_q41": (">=", 0.7),
     "vs_llamacpp_q44": (">=", 1.2),
     "vs_llamacpp_q416": (">=", 1.3),
+    "exact_vs_fast_bf161": (">=", 0.65),
+    "exact_vs_fast_bf1616": (">=", 0.9),
+    "exact_vs_fast_q41": (">=", 0.95),
+    "exact_vs_fast_q416": (">=", 0.95),
 }
 
 
@@ -70,10 +78,13 @@ class Plans:
     small: Plan
     smollm2: Plan
     q4: Plan
+    modes: Plan
 
 
-FULL: Final = Plans(small=Plan(9, 64, 48), smollm2=Plan(5, 64, 48), q4=Plan(9, 32, 96))
-QUICK: Final = Plans(small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64))
+FULL: Final = Plans(small=Plan(9, 64, 48), smollm2=Plan(5, 64, 48), q4=Plan(9, 32, 96), modes=Plan(7, 32, 48))
+QUICK: Final = Plans(
+    small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64), modes=Plan(3, 16, 24)
+)
 
 Runs = dict[tuple[str, int], Spent]  # by contender and rows: the best of each figure
 Match = Mapping[
@@ -160,6 +171,24 @@ def q4_runs(plan: Plan, threads: int) -> Runs:
         return contest(match, plan, VOCABULARY)
 
 
+def mode_runs(plan: Plan) -> Runs:
+    from llama_gossip.engine.llama_load import load_llama
+    from llama_gossip.engine.torch_engine import TorchEngine
+    from own_engine import OwnEngine
+
+    def own(dtype: str, numerics: str) -> OwnEngine:
+        checkpoint = load_llama(DEFAULT, dtype=dtype)
+        return OwnEngine(TorchEngine(checkpoint, max_concurrent=max(ROWS), threads=1, numerics=numerics))
+
+    match: Match = {
+        f"{dtype}_{numerics}": (own(dtype, numerics), MODE_ROWS)
+        for dtype in MODE_DTYPES
+        for numerics in ("exact", "fast")
+    }
+    with closed(match):
+        return contest(match, plan, VOCABULARY)
+
+
 VOCABULARY: Final = 49_152  # of smollm2-135m
 
 
@@ -205,6 +234,15 @@ def compared_q4(runs: Runs) -> Figures:
     return figures
 
 
+def compared_modes(runs: Runs) -> Figures:
+    return {
+        f"exact_vs_fast_{dtype}{rows}": runs[f"{dtype}_exact", rows].tokens_per_cpu_s
+        / runs[f"{dtype}_fast", rows].tokens_per_cpu_s
+        for dtype in MODE_DTYPES
+        for rows in MODE_ROWS
+    }
+
+
 def rates(model: str, runs: Runs) -> Figures:
     """Decoded tokens a second, for the record: what they are worth depends on the machine."""
     return {f"tokens_per_s_{model}_{name}{rows}": spent.tokens_per_s for (name, rows), spent in runs.items()}
@@ -214,12 +252,15 @@ def measure(plans: Plans, threads: int) -> Figures:
     small = small_runs(plans.small)
     smollm2 = smollm2_runs(plans.smollm2)
     q4 = q4_runs(plans.q4, threads)
+    modes = mode_runs(plans.modes)
     return {
         **compared(small, smollm2),
         **compared_q4(q4),
+        **compared_modes(modes),
         **rates("7m", small),
         **rates("smollm2", smollm2),
         **rates("q4", q4),
+        **rates("smollm2", modes),
     }
 
 

@@ -20,7 +20,7 @@ from llama_gossip.protocol import events
 from llama_gossip.protocol.presence import checked_name
 
 if TYPE_CHECKING:
-    from llama_gossip.engine.base import Engine
+    from llama_gossip.engine.base import Engine, EngineLoad
 
 
 class EngineSlot:
@@ -72,6 +72,11 @@ class EngineSlot:
             closed = self._driver.loop.run_in_executor(None, bridge.close)
             self._closing.add(closed)
             closed.add_done_callback(self._closing.discard)
+
+    def loads(self) -> list[EngineLoad]:
+        """How busy the engine is now; [] without one."""
+        bridge = self._driver.bridge
+        return [] if bridge is None else [bridge.engine.load()]
 
     async def close(self) -> None:
         """Waits until every engine that was ever in here has gone."""

@@ -25,6 +25,7 @@ from llama_gossip.directories import Directories, ensure_private
 from llama_gossip.driver import Driver, now
 from llama_gossip.engine_slot import EngineSlot
 from llama_gossip.errors import TransportError
+from llama_gossip.figures import of_engines
 from llama_gossip.generation import Generation
 from llama_gossip.home_network import HomeNetwork, home_network_of
 from llama_gossip.identity import NodeKey, claim_key
@@ -282,10 +283,12 @@ class InferenceNode:
 
     def stats(self) -> dict[str, int]:
         """Counters of the core and of the network layer since the start; `clock_skew_ms`: the others' clocks
-        minus this one's."""
+        minus this one's. Of a worker besides what it does now: `running`, `queue_depth`, `queue_ms`, `parked`
+        and the figures of its engine (`figures.of_engines`)."""
         native = self._transport.stats() if self._transport else {}
         own = {"gossip_lagged": self._driver.lagged, "clock_skew_ms": self._core.skew_ms()}
-        return {**self._core.counters(), **native, **own}
+        engines = of_engines(self._slot.loads())
+        return {**self._core.counters(), **native, **own, **self._core.load(), **engines}
 
     def ticket(self) -> str:
         """One line that lets its holder into this network."""

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llama_gossip.engine import packed, tiny_random, transfers
+from llama_gossip.engine import flash, packed, tiny_random, transfers
 from llama_gossip.engine.forward import Draw, Segment, Span
 from llama_gossip.engine.logit_rows import DeviceRows
 from llama_gossip.engine.packed import PackedForward
@@ -30,6 +30,7 @@ class Seen(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
         self.crossings: list[str] = []
+        self.flashed: list[tuple[Any, dict[str, Any]]] = []  # what the kernel was called with
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -37,6 +38,8 @@ class Seen(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         name = func._schema.name  # type: ignore[attr-defined]
         self.names.append(name)
+        if name == "aten::_flash_attention_forward":
+            self.flashed.append((args, dict(kwargs or {})))
         tensors = [each for each in (*args, made) if isinstance(each, torch.Tensor)]
         if name in WAITS or len({each.device.type for each in tensors if each.dim()}) > 1:
             self.crossings.append(name)
@@ -121,3 +124,21 @@ def test_what_sampling_looks_at_is_found_on_the_device(
     assert [part.device.type for part in found] == ["cuda"] * 3
     assert [part.shape for part in found] == [(len(contested), 1024)] * 2 + [(len(contested),)]
     assert seen.crossings == ["aten::_to_copy"]
+
+
+def test_the_kernel_sees_as_many_keys_as_a_window_has() -> None:
+    """It counts the keys to the left of a token, the token itself apart."""
+    with FakeTensorMode(), Seen() as seen:
+        query, pool = (torch.zeros(5, heads, 16, dtype=torch.bfloat16, device="cuda") for heads in (4, 2))
+        bounds = torch.zeros(4, dtype=torch.int32, device="cuda")
+        places = flash.Places(bounds, bounds.clone(), bounds[:3], most_queries=3, longest=40)
+        for window in (12, None):
+            assert flash.attend(query, pool, pool, places, 0.5, window).shape == query.shape
+    (_, windowed), (args, plain) = seen.flashed
+    assert (windowed["window_size_left"], windowed["window_size_right"]) == (11, 0)
+    assert (plain.get("window_size_left"), plain.get("window_size_right")) == (None, None)
+    assert args[3] is bounds
+    assert args[4] is places.starts
+    assert args[5:9] == (3, 40, 0.0, True)
+    assert plain["scale"] == 0.5
+    assert plain["seqused_k"] is places.lengths

@@ -8,6 +8,7 @@ import pytest
 
 from llama_gossip.engine import selfcheck
 from llama_gossip.engine.forward import Draw, Segment, Span
+from llama_gossip.engine.loading import own_attention
 from llama_gossip.engine.packed import PackedForward
 
 VOCABULARY = 200
@@ -59,7 +60,8 @@ def made(family: str, options: dict[str, Any]) -> Any:
     torch.manual_seed(3)
     torch.set_num_threads(1)
     config = AutoConfig.for_model(family, **{**COMMON, **options})
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    asked = {"dtype": torch.float32, **own_attention(config.to_dict())}
+    return AutoModelForCausalLM.from_config(config, **asked).eval().requires_grad_(False)
 
 
 def by_generate(module: Any, ids: list[int], count: int) -> list[int]:

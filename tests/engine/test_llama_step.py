@@ -20,7 +20,8 @@ from tests.engine.llamas import GREEDY, PADS, SHAPES, forward_of, module_of, som
 
 torch = pytest.importorskip("torch")
 
-OFF = {"fp32": 1e-4, "bf16": 0.05, "q8": 0.1, "q4": 0.4}  # rms of the difference to the spread of logits
+OFF = {"fp32": 1e-4, "bf16": 0.03, "q8": 0.04, "q4": 0.4}  # rms of the difference to the spread of logits
+COMPARED = 32  # the highest logits: a head of two stages has only those from more than four bits
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -56,7 +57,8 @@ def test_logits_are_those_of_transformers(module: Any, forward: LlamaForward) ->
     with torch.inference_mode():
         wanted = module(input_ids=torch.tensor([ids])).logits[0, -1]
     found = stepped(forward, ids, (70, 79), Span(1, 6))
-    off = (found - wanted).square().mean().sqrt() / wanted.std()
+    best = wanted.topk(COMPARED).indices
+    off = (found - wanted)[best].square().mean().sqrt() / wanted.std()
     assert off <= OFF[forward.dtype]
 
 

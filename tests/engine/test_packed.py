@@ -10,8 +10,11 @@ import pytest
 
 from llama_gossip.engine import device as devices
 from llama_gossip.engine import selfcheck, tiny_random
+from llama_gossip.engine.checkpoint import load_checkpoint
 from llama_gossip.engine.forward import Draw, Segment, Span
 from llama_gossip.engine.packed import PackedForward
+from llama_gossip.engine.torch_engine import open_checkpoint
+from llama_gossip.errors import EngineError
 
 DRAW = Draw(0.0, 0, 0)
 LAST = 560  # tokens: beyond one block of keys of the CPU's attention kernel
@@ -53,8 +56,10 @@ def test_logits_are_those_of_the_model_itself(module: Any) -> None:
 def test_exact_logits_are_equal_to_the_bit_in_any_company_chunks_and_place(dtype: str) -> None:
     import torch
 
-    if not devices.pinned_kernels("cpu"):
-        pytest.skip("this CPU's kernels cannot be pinned")
+    if not devices.pinned_kernels("cpu"):  # not x86, or the user's environment says otherwise
+        with pytest.raises(EngineError, match="exactly"):
+            open_checkpoint(load_checkpoint("tiny-random"), "cpu", "exact")
+        return
     module = tiny_random.module().eval().requires_grad_(False).to(getattr(torch, dtype))
     forward = PackedForward(module, device="cpu", exact=True)
     assert selfcheck.rows_needed(forward) is not None

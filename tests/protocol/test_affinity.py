@@ -17,6 +17,7 @@ from tests.protocol.fakewire import FakeNet, FakeNode, network
 from tests.protocol.scripted_model import ScriptedModel
 
 MINUTE_MS = 60_000
+SECRET = bytes(32)
 Messages = tuple[tuple[str, str], ...]
 
 
@@ -72,7 +73,7 @@ def test_a_common_system_prompt_is_no_conversation() -> None:
 
 
 def test_after_twenty_minutes_a_conversation_is_nobodys() -> None:
-    held = Affinity(Timers())
+    held = Affinity(Timers(), SECRET)
     links = links_of("tiny", ChatPrompt((("user", "a"),)))
     next_links = links_of("tiny", ChatPrompt(more((("user", "a"),), 1)))
     held.keep(links, NodeId(bytes(32)), 0)
@@ -108,14 +109,14 @@ def test_a_holder_that_is_much_worse_is_left_and_one_that_is_a_little_worse_is_n
 
 @pytest.mark.parametrize("prompt", [RawPrompt("a text"), IdsPrompt((1, 2, 3)), ChatPrompt(())])
 def test_what_is_no_conversation_is_kept_nowhere(prompt: RawPrompt | IdsPrompt | ChatPrompt) -> None:
-    held = Affinity(Timers())
+    held = Affinity(Timers(), SECRET)
     assert links_of("tiny", prompt) == ()
     held.keep(links_of("tiny", prompt), NodeId(bytes(32)), 0)
     assert len(held) == 0
 
 
 def test_the_table_is_bounded_and_the_oldest_go_first() -> None:
-    held = Affinity(Timers())
+    held = Affinity(Timers(), SECRET)
     for number in range(affinity.MAX_CONVERSATIONS + 1):
         held.keep(links_of("tiny", ChatPrompt((("user", str(number)),))), NodeId(bytes(32)), number)
     assert len(held) == affinity.MAX_CONVERSATIONS

@@ -147,7 +147,7 @@ def test_an_array_of_64_extras_is_taken_and_one_of_65_is_not() -> None:
 
 
 def test_a_payload_of_64_elements_is_taken_and_one_of_65_is_not() -> None:
-    for name in ("leave", "assign", "token"):  # kinds with short and with long arrays alike
+    for name in ("leave", "assign_conversation", "token"):  # kinds with short and with long arrays alike
         payload = elements(name)
         padding = [0] * (limits.MAX_ARRAY - len(payload))
         assert decode(name, msgpack.packb(payload + padding)) == SAMPLES[name]

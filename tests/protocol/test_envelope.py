@@ -305,6 +305,15 @@ def test_an_announce_that_is_too_large_loses_models_from_the_end_and_nothing_els
     assert fit_announce(one_more) == fitted
 
 
+def test_an_announce_that_is_too_large_loses_its_hints_before_any_model() -> None:
+    models = fit_announce(announce_of(100)).capacity.models
+    announce = announce_of(len(models))
+    hints = tuple(bytes((n,)) * 8 for n in range(limits.MAX_CONVERSATION_MARKS))
+    assert fit_announce(replace(announce, conversations=hints)) == announce
+    small = replace(announce_of(3), conversations=hints)
+    assert fit_announce(small) == small
+
+
 def test_an_announce_that_fits_stays_as_it_is() -> None:
     announce = announce_of(3)
     assert fit_announce(announce) is announce or fit_announce(announce) == announce

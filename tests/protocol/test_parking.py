@@ -133,14 +133,25 @@ def test_an_answer_that_was_made_by_then_is_no_longer_anybodys_business() -> Non
 def test_an_engine_whose_jobs_are_all_parked_owes_no_step() -> None:
     client = HandClient(ScriptedModel(slots=2))
     asked = decoding(client, request_id=client.other(1))
-    client.worker.wait(29_000)
-    full(asked)
     client.worker.wait(20_000)
-    other = client.ask(request_id=client.other(2))
-    assert any(isinstance(effect, ef.StartJob) for effect in other.effects)
+    full(asked)
+    client.worker.wait(25_000)
+    assert client.ask(request_id=client.other(2)).job, "a new job is taken"
+    client.worker.wait(29_000)
+    assert client.worker.all(ef.CancelJob) == [ef.CancelJob(asked.job, "not_read")]
+
+
+def test_an_engine_owes_steps_from_the_moment_that_a_job_is_taken_up_again() -> None:
+    client = HandClient()
+    asked = decoding(client)
+    client.worker.wait(20_000)
+    full(asked)
+    client.worker.wait(25_000)
     writable(asked)
     client.worker.wait(29_000)
     assert not client.worker.all(ef.CancelJob)
+    client.worker.wait(1_500)
+    assert client.worker.all(ef.CancelJob) == [ef.CancelJob(asked.job, "engine_stalled")]
 
 
 def test_an_engine_that_hangs_is_known_to_do_so_while_another_job_is_parked() -> None:

@@ -177,6 +177,35 @@ ENVELOPES: dict[str, EnvelopeMessage] = {
     "packet_public": Packet(
         head(9), WORKER.node_id, REQUESTER.node_id, REQUEST_ID, 2**32 - 1, None, bytes(256)
     ),
+    "announce_conversations": Announce(
+        head(10),
+        "worker1",
+        CAPACITY,
+        NodeState.READY,
+        ("role/worker",),
+        PREKEY,
+        ("127.0.0.1:4711",),
+        45_000,
+        (),
+        (DIGEST[:8], PREKEY[:8]),
+    ),
+    "assign_conversation": Assign(
+        head(11),
+        REQUEST_ID,
+        1,
+        WORKER.node_id,
+        BOOT_MS,
+        TS_MS + 4000,
+        ChatPrompt((("user", "What is the capital of France?"),)),
+        GenerationConfig(),
+        None,
+        5,
+        300_000,
+        "smollm2-135m",
+        None,
+        "2026-11-24",
+        DIGEST[8:16],
+    ),
 }
 
 FRAMES: dict[str, Frame] = {  # each is encoded as the first frame of its direction

@@ -45,6 +45,7 @@ f64 = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=20)
 key = st.binary(min_size=32, max_size=32)
 digest = st.none() | key
+marks = st.binary(min_size=8, max_size=8)
 numerics = st.sampled_from(NumericsClass)
 heads = st.builds(Head, u64, u64, u64)
 ascii_names = st.text(st.characters(max_codepoint=127), max_size=24)
@@ -122,6 +123,7 @@ announces = st.builds(
     several(text, 8),
     u64,
     several(st.tuples(st.binary(min_size=8, max_size=8), u64), 3),
+    several(marks, 16),
 )
 requests = st.builds(
     Request,
@@ -167,6 +169,7 @@ assigns = st.builds(
     text,
     digest,
     dates,
+    st.none() | marks,
 )
 frames = st.one_of(
     st.builds(Reject, u64, st.sampled_from(RejectReason), u64, u64),

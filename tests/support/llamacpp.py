@@ -30,6 +30,10 @@ class LlamaCpp:
         ids = self.post("/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
         return [int(token) for token in ids]
 
+    def rendered(self, messages: list[dict[str, str]]) -> str:
+        """A chat as one text, with the answer's beginning opened."""
+        return str(self.post("/apply-template", {"messages": messages})["prompt"])
+
 
 @contextmanager
 def llamacpp(model: Path, *, context: int = 256) -> Iterator[LlamaCpp]:

@@ -7,10 +7,13 @@ slower. A recording is in the thread's own mode: other engines of the process go
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+
+_one_at_a_time = threading.Lock()  # a recording begins by emptying the process's cache of device memory
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,7 @@ class Graphs:
         self._device = device
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
         self._memory: Any = None
+        self._aside: torch.cuda.Stream | None = None  # one: libraries keep a workspace for each stream
 
     def replay(self, key: Hashable, work: Callable[[], None]) -> bool:
         """Does the work; False: it cannot be recorded, and nothing can be said of what it did."""
@@ -44,13 +48,15 @@ class Graphs:
 
     def _recorded(self, key: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         try:
-            return self._record(work)
+            with _one_at_a_time:
+                return self._record(work)
         except Exception:  # a model may do what no recording takes; a device may lack the memory
             log.warning("decode steps of shape %s are not recorded", key, exc_info=True)
             return None
 
     def _record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        aside, here = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        aside, here = self._aside or torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        self._aside = aside
         aside.wait_stream(here)
         try:
             with torch.cuda.stream(aside):

@@ -6,7 +6,7 @@ in eval mode, without gradients, with every weight read once, and with fp32 rope
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,6 +68,7 @@ def load_module(
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                **own_attention(facts.config),
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise _unusable(facts, _first_line(error)) from error
@@ -84,6 +85,11 @@ def load_module(
     _touch(module, facts.parameters, progress)
     unused = len(report.get("unexpected_keys", ()))
     return module, ((f"{unused} stored weights are no part of the model and stay unused",) if unused else ())
+
+
+def own_attention(config: Mapping[str, Any]) -> dict[str, str]:
+    """How transformers is asked to attend: some of its versions leave soft caps out unless it is eager."""
+    return {"attn_implementation": "eager"} if config.get("attn_logit_softcapping") else {}
 
 
 @contextmanager

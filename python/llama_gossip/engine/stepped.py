@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Generic, assert_never
 
 from llama_gossip.engine.base import (
@@ -20,6 +21,7 @@ from llama_gossip.engine.base import (
     EngineInfo,
     EngineJob,
     EngineLoad,
+    EngineState,
     FailureCode,
     JobDone,
     JobFailed,
@@ -121,8 +123,10 @@ class SteppedEngine(Generic[RowT]):
             total = len(self._live)
             running = sum(live.running for live in self._live.values())
             idle = not any(live.steps for live in self._live.values())
+            state = EngineState.DOWN if self._closing else EngineState.READY
         free = self._model.memory_free()
-        return self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
+        load = self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
+        return replace(load, state=state)
 
     def close(self, timeout_s: float = 2.0) -> None:
         with self._wake:
@@ -144,7 +148,12 @@ class SteppedEngine(Generic[RowT]):
         finally:
             self._opened.set()
         while self._wait():
-            self._emit(self._round())
+            try:
+                self._emit(self._round())
+            except Exception:  # a bug of ours or of the model's admission: better lost than silent
+                log.exception("the model thread of %s failed", self._info.model)
+                with self._wake:
+                    self._closing = True
         self._lose_all()
         self._model.close()
 
@@ -177,7 +186,7 @@ class SteppedEngine(Generic[RowT]):
         for job in arrived:
             events += self._read(job)
         now_s = time.monotonic()
-        for live in [live for live in self._live.values() if live.deadline_s <= now_s]:
+        for live in [live for live in self._all() if live.deadline_s <= now_s]:
             events += self._fail(live.job.job_id, JobError(FailureCode.DEADLINE, "the deadline passed"))
         events += self._admit()
         rows = [live.row for live in self._rows if live.row is not None and not live.parked]
@@ -199,10 +208,15 @@ class SteppedEngine(Generic[RowT]):
             return self._fail(job.job_id, JobError(FailureCode.ENGINE, "the prompt could not be read"))
         return []
 
+    def _all(self) -> list[Live[RowT]]:
+        """By submit order. Others submit meanwhile, so nobody walks over the table itself."""
+        with self._wake:
+            return list(self._live.values())
+
     def _admit(self) -> list[EngineEvent]:
         self._room = False
         events: list[EngineEvent] = []
-        for live in list(self._live.values()):
+        for live in self._all():
             if len(self._rows) >= self.info.max_concurrent:
                 break
             if live.running or live.row is None:

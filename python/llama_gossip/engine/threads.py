@@ -17,9 +17,9 @@ from typing import Final
 from llama_gossip.engine.forward import Draw, Forward, Segment, Span
 
 NARROW_ROWS: Final = 8  # up to here reading the weights takes a step's time, beyond it computing does
-NARROW_STEPS: Final = 6  # that are timed for each number of threads
-WIDE_STEPS: Final = 2
-WIDE_BLOCKS: Final = 4
+NARROW_STEPS: Final = 3  # that are timed for each number of threads
+WIDE_STEPS: Final = 1
+WIDE_BLOCKS: Final = 1
 SAVED: Final = 1.05  # half the threads are better even where a step takes so much longer
 
 Step = Callable[[], object]

@@ -17,8 +17,15 @@ from llama_gossip.protocol.selection import Candidate
 from llama_gossip.protocol.streams import Plane
 
 
-def assign_of(desk: Desk, request: Request, candidate: Candidate, promised: ResumeClass | None) -> Assign:
-    """promised: how this candidate would continue what has been released; None: nothing has been."""
+def assign_of(
+    desk: Desk,
+    request: Request,
+    candidate: Candidate,
+    promised: ResumeClass | None,
+    conversation: bytes | None,
+) -> Assign:
+    """promised: how this candidate would continue what has been released; None: nothing has been.
+    conversation: its mark for this worker."""
     submit, now_ms = request.submit, desk.now.mono_ms
     worker_clock = candidate.ts + now_ms - candidate.received_mono_ms
     model_digest = submit.model_digest
@@ -39,6 +46,7 @@ def assign_of(desk: Desk, request: Request, candidate: Candidate, promised: Resu
         model=candidate.offer.name,
         model_digest=model_digest,
         date=submit.date,
+        conversation=conversation,
     )
 
 

@@ -67,6 +67,7 @@ def _candidate(worker: NodeId, bid: Bid, peer: Peer | None, offer: ModelOffer) -
         capacity=_capacity(bid, offer),
         prekey=claim.prekey,
         est_ttft_ms=claim.est_ttft_ms,
+        conversations=peer.announce.conversations if peer is not None and same_boot else (),
     )
 
 

@@ -18,6 +18,7 @@ from llama_gossip.protocol.groups import Fields
 from llama_gossip.protocol.limits import (
     MAX_ADDRESSES,
     MAX_ARRAY,
+    MAX_CONVERSATION_MARKS,
     MAX_ERROR_BYTES,
     MAX_FEATURE_BYTES,
     MAX_FEATURES,
@@ -137,6 +138,7 @@ def _pack_announce(message: Announce) -> Fields:
         tuple(message.addresses),
         message.ttl_ms,
         tuple(message.heard),
+        *((tuple(message.conversations),) if message.conversations else ()),
     )
 
 
@@ -188,6 +190,7 @@ def _pack_assign(message: Assign) -> Fields:
         message.model,
         message.model_digest,
         message.date,
+        *(() if message.conversation is None else (message.conversation,)),
     )
 
 
@@ -219,6 +222,7 @@ def _read_announce(payload: Fields) -> Announce:
         addresses=f.array_of(f.text, p[8], MAX_ADDRESSES),
         ttl_ms=f.u64(p[9]),
         heard=f.array_of(g.read_heard, p[10], MAX_HEARD),
+        conversations=f.array_of(f.mark, p[11], MAX_CONVERSATION_MARKS) if len(p) > 11 else (),
     )
 
 
@@ -278,6 +282,7 @@ def _read_assign(payload: Fields) -> Assign:
         model=f.text(p[13]),
         model_digest=f.optional(f.digest, p[14]),
         date=f.date(p[15]),
+        conversation=f.mark(p[16]) if len(p) > 16 else None,
     )
 
 

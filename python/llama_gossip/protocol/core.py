@@ -375,6 +375,10 @@ class Core:
         dropped = {f"dropped_{reason.value}": count for reason, count in self._receiver.dropped.items()}
         return {**self._desk.counters, **dropped, "gossip_accepted": self._receiver.accepted}
 
+    def load(self) -> dict[str, int]:
+        """Of this node's worker now; {} where there is none."""
+        return self._worker.jobs.figures()
+
     def is_mute(self, now: ev.Now) -> bool:
         """Nobody seems to hear this node any more."""
         return self._presence.is_mute(now.mono_ms)

@@ -155,7 +155,7 @@ def envelope_cap(message: EnvelopeMessage) -> int:
 
 
 def fit_announce(announce: Announce) -> Announce:
-    """The same with models dropped from the end, and addresses over their number, until it fits its cap.
+    """The same without marks of conversations, then with models dropped from the end, until it fits its cap.
     What a node does not announce it still answers Requests for."""
     return _fitted(announce)[0]
 
@@ -171,9 +171,12 @@ def _fitted(announce: Announce) -> tuple[Announce, bytes]:
         size = len(payload) + ENVELOPE_OVERHEAD_BYTES
         if size <= MAX_CONTROL_BYTES:
             return fitted, payload
-        if not models:
+        if announce.conversations:  # a hint is worth less than any model
+            announce = replace(announce, conversations=())
+        elif models:
+            models = models[:-1]
+        else:
             raise _oversize(announce, size, MAX_CONTROL_BYTES)
-        models = models[:-1]
 
 
 def _oversize(message: EnvelopeMessage, size: int, cap: int) -> ProtocolError:

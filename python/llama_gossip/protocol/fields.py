@@ -13,6 +13,7 @@ from math import isfinite
 from typing import TypeVar
 
 from llama_gossip.protocol.limits import (
+    CONVERSATION_MARK_BYTES,
     DIGEST_BYTES,
     KEY_BYTES,
     MAX_ARRAY,
@@ -128,6 +129,10 @@ def request_id(value: object) -> RequestId:
 
 def digest(value: object) -> bytes:
     return binary(DIGEST_BYTES, value)
+
+
+def mark(value: object) -> bytes:
+    return binary(CONVERSATION_MARK_BYTES, value)
 
 
 def optional(read: Callable[[object], T], value: object) -> T | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from llama_gossip.protocol.affinity import Affinity
+from llama_gossip.protocol.affinity import Affinity, mark_secret
 from llama_gossip.protocol.bids import add_bids
 from llama_gossip.protocol.call import Bid
 from llama_gossip.protocol.desk import Desk
@@ -54,7 +54,7 @@ class Finder:
         self._chooser = Chooser(ledger, desk.timers, desk.rng, explore_share)
         self._allowlist = allowlist
         self._joined_mono_ms: int | None = None
-        self._affinity = Affinity(desk.timers)
+        self._affinity = Affinity(desk.timers, mark_secret(desk.signer, desk.net_id))
 
     def joined(self) -> None:
         if self._joined_mono_ms is None:
@@ -87,6 +87,12 @@ class Finder:
         """Its worker holds the conversation from now on."""
         self._affinity.keep(request.links, worker, self._desk.now.mono_ms)
 
+    def mark(self, request: Request, worker: NodeId) -> bytes | None:
+        """By which the worker may tell later that it holds the conversation. None: it is none, or public."""
+        if not request.links or request.public:
+            return None
+        return self._affinity.mark(request.links[-1], worker)
+
     def newest(self, candidate: Candidate) -> tuple[int, int]:
         """(boot, seq) of its newest Announce: what it says after this is news."""
         orders = (peer.order for node_id, peer in self._peers() if node_id == candidate.node_id)
@@ -110,6 +116,8 @@ class Finder:
 
         now = self._desk.now
         holder = self._affinity.worker(request.links, now.mono_ms)
+        if holder is None:
+            holder = self._affinity.marked(request.links, found.fit)
         return self._chooser.choose(found.fit, request.want(), barred=barred, now=now, holder=holder)
 
     # --- second chances ---

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from llama_gossip.errors import ProtocolError
 from llama_gossip.protocol.admission import Offer, Policy, model_of
 from llama_gossip.protocol.agenda import TimerKey
+from llama_gossip.protocol.conversations import Conversations
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import CancelJob, JobAccepted, JobEnded, ResetStream, StartJob
 from llama_gossip.protocol.events import (
@@ -24,13 +25,14 @@ from llama_gossip.protocol.fences import Fences, RequestKey
 from llama_gossip.protocol.job import Job
 from llama_gossip.protocol.jobqueue import JobQueue
 from llama_gossip.protocol.limits import NOT_READ
-from llama_gossip.protocol.messages import Assign, Capacity, NodeId
+from llama_gossip.protocol.messages import Assign, Capacity, ModelOffer, NodeId
 from llama_gossip.protocol.pace import Pace
 from llama_gossip.protocol.parking import Parking
 from llama_gossip.protocol.states import JobState, JobStep
 from llama_gossip.protocol.streams import Plane, StreamCode
 
 _SWEEP: TimerKey = ("jobs", None, "sweep")
+ENGINE_LOST = "engine_lost"  # the code of a job whose engine is gone
 _ENGINE_STATES = (JobState.PREFILL, JobState.DECODE)
 
 
@@ -43,6 +45,7 @@ class Jobs:
         self.queue = JobQueue(ageing_ms=desk.timers.ageing_ms)
         self.pace = Pace()
         self.parking = Parking(desk)
+        self.conversations = Conversations(desk.timers)
         self._jobs: dict[int, Job] = {}  # until stream and engine are both done with it
         self._live: dict[RequestKey, Job] = {}
         self._fences = Fences(desk.timers)
@@ -55,10 +58,12 @@ class Jobs:
     # --- this node's own side ---
 
     def change(self, capacity: Capacity | None, loading: bool) -> None:
+        if _models(capacity) != _models(self.offer.capacity):
+            self.conversations.forget()
         self.offer = Offer(capacity, loading, self.offer.draining)
         self.queue.resize(capacity.max_concurrent if capacity is not None else 0)
         if capacity is None and not loading:
-            self._fail_waiting("engine_lost", "this node serves no model any more")
+            self._fail_waiting(ENGINE_LOST, "this node serves no model any more")
         self._start_waiting()
 
     def drain(self) -> None:
@@ -86,6 +91,17 @@ class Jobs:
         if self.load < self.queue.slots:
             return 0
         return self.pace.wait_ms(self.queue.queued, self.queue.slots)
+
+    def figures(self) -> dict[str, int]:
+        """What this node does now, as it announces it; {} where it serves nothing."""
+        if self.offer.capacity is None:
+            return {}
+        return {
+            "running": self.load,
+            "queue_depth": self.queue.queued,
+            "queue_ms": self.queue_ms(),
+            "parked": len(self.parking),
+        }
 
     # --- acceptance ---
 
@@ -232,6 +248,7 @@ class Jobs:
         if job is not None and job.is_whole(event):
             job.ending = "done"
             self.pace.learn(job, self._desk.now.mono_ms)
+            self.conversations.keep(job.assign.conversation, self._desk.now.mono_ms)
             job.complete(event)
         elif job is not None:
             message = "the engine's answer is not the one it had sent"
@@ -239,6 +256,8 @@ class Jobs:
         self._after_engine(event.job)
 
     def engine_failed(self, event: EngineFailed) -> None:
+        if event.code == ENGINE_LOST:
+            self.conversations.forget()
         job = self._freed(event.job)
         if job is not None:
             self._fail(job, event.code, event.message, retryable=event.retryable)
@@ -338,3 +357,7 @@ class Jobs:
             self._fail(job, "engine_stalled", "the engine has stopped stepping", retryable=True)
         else:
             self._tell(job)
+
+
+def _models(capacity: Capacity | None) -> tuple[ModelOffer, ...]:
+    return () if capacity is None else capacity.models

@@ -176,6 +176,7 @@ class Announce:
     addresses: tuple[str, ...]  # "ip:port", <= 8
     ttl_ms: int
     heard: tuple[tuple[bytes, int], ...]  # (first 8 bytes of a signer, seq of its newest Announce), <= 3
+    conversations: tuple[bytes, ...] = ()  # marks of those that it holds, the newest first, <= 16; the tail
 
 
 @record(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class Assign:
     model: str
     model_digest: bytes | None
     date: str  # "YYYY-MM-DD"
+    conversation: bytes | None = None  # its mark, 8 bytes that its requester alone can read; the tail
 
 
 @record(frozen=True, slots=True)

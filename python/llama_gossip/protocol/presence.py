@@ -164,6 +164,7 @@ class Presence:
             addresses=self._addresses,
             ttl_ms=timers.client_ttl_ms if self._is_client() else timers.announce_ttl_ms,
             heard=heard,
+            conversations=self._jobs.conversations.announced(self._desk.now.mono_ms),
         )
 
     def capacity(self) -> Capacity:

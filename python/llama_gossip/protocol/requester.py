@@ -165,7 +165,8 @@ class Requester:
             self._desk.agenda.set(request.key("deadline"), request.deadline_mono_ms)
         request.attempts += 1
         want = request.want()
-        assign = assign_of(self._desk, request, candidate, want.promised(candidate.offer))
+        mark = self._finder.mark(request, candidate.node_id)
+        assign = assign_of(self._desk, request, candidate, want.promised(candidate.offer), mark)
         try:
             data, context = encoded(self._desk, assign, candidate.plane)
         except ProtocolError as error:

@@ -70,6 +70,7 @@ class Candidate:
     prekey: bytes
     est_ttft_ms: int | None = None  # by its Claim; None: it stands on an Announce
     plane: Plane = Plane.DIRECT  # on which it is asked
+    conversations: tuple[bytes, ...] = ()  # marks of those that it says it holds
 
 
 @dataclass(slots=True)
@@ -123,6 +124,7 @@ def _fit(
         offer=offer,
         capacity=announce.capacity,
         prekey=announce.prekey,
+        conversations=announce.conversations,
     )
 
 

@@ -23,7 +23,13 @@ from llama_gossip.protocol.fences import MAX_TOMBSTONES_PER_REQUESTER
 from llama_gossip.protocol.inbound import Inbound
 from llama_gossip.protocol.jobqueue import MAX_QUEUED
 from llama_gossip.protocol.ledger import MAX_RECORDS
-from llama_gossip.protocol.limits import FORGET_SIGNER_MS, MAX_ASSIGN_BYTES, MAX_CHANNELS, MAX_SIGNERS
+from llama_gossip.protocol.limits import (
+    FORGET_SIGNER_MS,
+    MAX_ASSIGN_BYTES,
+    MAX_CHANNELS,
+    MAX_CONVERSATION_MARKS,
+    MAX_SIGNERS,
+)
 from llama_gossip.protocol.messages import Kind
 from llama_gossip.protocol.outer import OuterArray
 from llama_gossip.protocol.roster import MAX_PEERS
@@ -161,6 +167,7 @@ def overfull(core: Core) -> str:
         ("claims of one question", max((len(c.bids) + len(c.gathered) for c in calls), default=0), MAX_BIDS),
         ("claims that wait", len(core._claimer), MAX_PENDING),
         ("conversations", len(requester._finder._affinity), MAX_CONVERSATIONS),
+        ("conversations of others", len(jobs.conversations), MAX_CONVERSATION_MARKS),
     ):
         if size > most:
             return f"{name}: {size}, at most {most}"
