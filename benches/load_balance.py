@@ -15,10 +15,10 @@ import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from llama_gossip import InferenceNode, load_engine
-from llama_gossip.protocol.events import EngineChanged
+from llama_gossip import InferenceNode
+from llama_gossip.engine.scripted import ScriptedEngine
 from llama_gossip.protocol.limits import MAX_ANNOUNCED_MODELS
 from reporting import Bars, Figures, main
 from workers import Worker, start_worker, until_ready
@@ -86,16 +86,10 @@ async def one_faster(plan: Plan) -> Figures:
 # --- what only Claims tell ---------------------------------------------------------------------------------
 
 
-def crowd(node: InferenceNode) -> None:
-    """The node serves what it served under more names than its Announce holds; RARE is the last of them."""
-    driver = node._driver
-    assert driver.bridge is not None
-    capacity = driver.bridge.capacity()
+def crowd() -> list[ScriptedEngine]:
+    """More models than an Announce holds; RARE is the last of them."""
     names = [f"other-{number}" for number in range(MAX_ANNOUNCED_MODELS)] + [RARE]
-    models = tuple(replace(capacity.models[0], name=name) for name in names)
-    crowded = replace(capacity, models=models)
-    driver.bridge.capacity = lambda: crowded  # type: ignore[method-assign]  # telemetry asks for it again
-    driver.feed(EngineChanged(crowded))
+    return [ScriptedEngine(name=name) for name in names]
 
 
 async def first_claims(plan: Plan) -> Figures:
@@ -103,9 +97,8 @@ async def first_claims(plan: Plan) -> Figures:
     async with AsyncExitStack() as stack:
         nodes = []
         for number in range(WORKERS):
-            engine = load_engine("scripted")
-            node = await stack.enter_async_context(InferenceNode.open(name=f"worker-{number}", engine=engine))
-            crowd(node)
+            scope = InferenceNode.open(name=f"worker-{number}", engine=crowd())
+            node = await stack.enter_async_context(scope)
             nodes.append(node)
         asker = await stack.enter_async_context(InferenceNode.open(name="asker"))
         await until_ready(asker, [node.node_id.hex() for node in nodes])

@@ -9,6 +9,7 @@ import pytest
 
 from llama_gossip.clock_watch import ClockWatch, sentence
 from llama_gossip.driver import Driver, now
+from llama_gossip.engine_slot import EngineSlot
 from llama_gossip.protocol import events
 from llama_gossip.protocol.core import Core
 from llama_gossip.protocol.envelope import KeySigner, sign_envelope
@@ -55,7 +56,7 @@ async def test_a_node_outside_the_window_is_told_why_nobody_hears_it(
     signer, peer = KeySigner(bytes(32)), KeySigner(b"p" * 32)
     core = Core(signer=signer, net_id=NET_ID, boot=1, node_name="node", rng=random.Random(1))
     driver = Driver(core, signer.node_id)
-    telemetry = Telemetry(driver)
+    telemetry = Telemetry(driver, EngineSlot(driver, trusted=True))
     try:
         hour_behind = Leave(Head(1, 1, now().wall_ms - 3_600_000), "bye")
         driver.feed(events.GossipReceived(peer.node_id, sign_envelope(hour_behind, peer, NET_ID)))

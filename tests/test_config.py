@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llama_gossip.config import (
     DEFAULTS,
+    MAX_MODELS,
     OPTIONS,
     Config,
     Directories,
@@ -24,6 +25,7 @@ from llama_gossip.config import (
 )
 from llama_gossip.errors import ConfigError, LlamaGossipError, UsageError
 from llama_gossip.option_values import convert
+from llama_gossip.protocol.limits import MAX_ANNOUNCED_MODELS
 
 # for every option: three different good values as (text on flag or in environment, value in TOML, result)
 SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
@@ -38,7 +40,7 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "verbose": ("2", "0", 1, 1),
     "no_color": ("1", "0", True, True),
     "prompt": ("a", "b", None, None),
-    "model": ("a", "b", "c", "c"),
+    "model": ("a", "b", ["c", "d"], ("c", "d")),
     "max_tokens": ("1", "2", 3, 3),
     "temperature": ("0.5", "1", 2, 2.0),
     "top_p": ("0.5", "0.25", 1, 1.0),
@@ -164,7 +166,8 @@ def test_a_bad_value_is_a_usage_error_as_a_flag_and_a_config_error_elsewhere(
         ("temperature = nan", "out of range"),
         ("temperature = [1]", "must be a number, not a list"),
         ("raw = 1", "must be true or false, not a number"),
-        ("model = 3", "must be text, not a number"),
+        ("system = 3", "must be text, not a number"),
+        ("model = 3", "must be a list of texts"),
         ("stop = 3", "must be a list of texts"),
         ("stop = [3]", "must be text, not a number"),
         ("[worker]\nname = 1", "must be text, not a table"),
@@ -236,9 +239,9 @@ def test_a_named_file_replaces_the_usual_one_and_the_flag_the_variable(
     for name in ("flag", "variable"):
         (tmp_path / name).write_text(f'model = "{name}"', encoding="utf-8")
     environ = {"LLAMA_GOSSIP_CONFIG": str(tmp_path / "variable")}
-    assert load_config({}, dirs, {}).model == "usual"
-    assert load_config({}, dirs, environ).model == "variable"
-    assert load_config({"config": str(tmp_path / "flag")}, dirs, environ).model == "flag"
+    assert load_config({}, dirs, {}).asked_model == "usual"
+    assert load_config({}, dirs, environ).asked_model == "variable"
+    assert load_config({"config": str(tmp_path / "flag")}, dirs, environ).asked_model == "flag"
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
@@ -300,3 +303,45 @@ def test_an_option_that_does_not_exist_is_refused(dirs: Directories) -> None:
 def test_any_text_gives_a_value_or_a_typed_error(name: str, text: str) -> None:
     message = refusal(lambda: convert(text, OPTIONS[name], name, UsageError, Path("/base"), text=True))
     assert message is None or message.startswith(name)
+
+
+# --- models: a worker serves several, a request names one -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "line", "where", "error"),
+    [
+        ({"model": ["a", "b"]}, {}, "", "--model", UsageError),
+        ({}, {"LLAMA_GOSSIP_MODEL": "a\nb"}, "", "LLAMA_GOSSIP_MODEL", ConfigError),
+        ({}, {}, 'model = ["a", "b"]', "config.toml", ConfigError),
+    ],
+)
+def test_several_models_are_a_workers_and_a_request_refuses_them_where_they_stand(
+    dirs: Directories,
+    flags: dict[str, object],
+    environ: dict[str, str],
+    line: str,
+    where: str,
+    error: type[LlamaGossipError],
+) -> None:
+    write_config(dirs, line)
+    config = load_config(flags, dirs, environ)
+    assert config.model == ("a", "b")
+    with pytest.raises(error, match="names 2 models, a request asks for one") as caught:
+        _ = config.asked_model
+    assert where in caught.value.message
+    assert caught.value.hint == "give one: --model a"
+
+
+def test_a_request_asks_for_the_one_model_that_is_named_or_for_any(dirs: Directories) -> None:
+    write_config(dirs, 'model = "from the file"')
+    assert load_config({}, dirs, {}).asked_model == "from the file"
+    assert load_config({"model": ["a"]}, dirs, {}).asked_model == "a"
+    write_config(dirs, "")
+    assert load_config({}, dirs, {}).asked_model is None
+
+
+def test_a_worker_takes_as_many_models_as_an_announce_and_no_more(dirs: Directories) -> None:
+    assert MAX_MODELS == MAX_ANNOUNCED_MODELS
+    with pytest.raises(UsageError, match="at most 32"):
+        load_config({"model": ["a"] * 33}, dirs, {})

@@ -12,7 +12,7 @@ from llama_gossip.version import __version__
 
 if TYPE_CHECKING:
     from llama_gossip.answer import Answer, Failover, Timings, Token, Usage
-    from llama_gossip.engine import load_engine
+    from llama_gossip.engine import load_engine, load_engines
     from llama_gossip.errors import (
         Cancelled,
         ConfigError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "answer": ("Answer", "Failover", "Timings", "Token", "Usage"),
-    "engine": ("load_engine",),
+    "engine": ("load_engine", "load_engines"),
     "errors": (
         "Cancelled",
         "ConfigError",
@@ -83,6 +83,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load_engine",
+    "load_engines",
 ]
 
 

@@ -38,6 +38,7 @@ ENVIRONMENT_PREFIX = "LLAMA_GOSSIP_"
 OTHER_VARIABLES = ("HOME", "MODELS", "CONFIG", "DEBUG")  # read elsewhere, no options
 MAX_U64 = 2**64 - 1
 MAX_STOPS = 16  # as many as a submission takes
+MAX_MODELS = 32  # as many as an Announce takes
 MAX_CONFIG_BYTES = 1 << 20  # a config file beyond this is some other file
 
 REACHES = ("host",)  # what this version can do; the others come with their issue
@@ -77,7 +78,7 @@ class Config:
     no_color: bool = _option(False, "switch", "No colours.")
 
     prompt: str | None = _option(None, "text", "The prompt.", metavar="TEXT")
-    model: str | None = _option(None, "text", "Name of the model.", metavar="NAME")
+    model: tuple[str, ...] = _option((), "list", "Name of the model.", metavar="NAME", max_items=MAX_MODELS)
     max_tokens: int = _option(50, "integer", "Longest answer.", minimum=1, maximum=2**31 - 1)
     temperature: float = _option(0.7, "number", "0 takes the likeliest token.", minimum=0, maximum=2)
     top_p: float = _option(0.9, "number", "Nucleus of this probability.", minimum=0, maximum=1)
@@ -135,6 +136,34 @@ class Config:
 
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False)
     file: Path | None = field(default=None, compare=False)  # the config file that was read
+
+    @property
+    def asked_model(self) -> str | None:
+        """The one that a request asks for; None: any. A worker serves several, a request names one.
+
+        Raises UsageError or ConfigError, by where they stand, when there are several.
+        """
+        if len(self.model) < 2:
+            return self.model[0] if self.model else None
+        source = self.sources["model"]
+        error = UsageError if source is Source.FLAG else ConfigError
+        raise error(
+            f"{_place('model', source, self.file)} names {len(self.model)} models, a request asks for one",
+            hint=f"give one: --model {self.model[0]}",
+        )
+
+
+def _place(name: str, source: Source, file: Path | None) -> str:
+    """Where a value stands, for a sentence about it."""
+    match source:
+        case Source.FLAG:
+            return "--" + name.replace("_", "-")
+        case Source.ENVIRONMENT:
+            return environment_name(name)
+        case Source.FILE:
+            return f"{name} in {file}"
+        case Source.DEFAULT:
+            return f"the default of {name}"
 
 
 def _specs() -> dict[str, tuple[Field[Any], OptionSpec]]:
@@ -195,9 +224,9 @@ def _resolve(
     environ: Mapping[str, str],
 ) -> tuple[object, Source]:
     if name in flags:
-        where = "--" + name.replace("_", "-")
+        where = _place(name, Source.FLAG, path)
         return convert(flags[name], spec, where, UsageError, Path.cwd(), text=True), Source.FLAG
-    variable = environment_name(name)
+    variable = _place(name, Source.ENVIRONMENT, path)
     if environ.get(variable):  # an empty variable is an unset one
         raw: object = environ[variable]
         if spec.kind == "list":
@@ -205,7 +234,7 @@ def _resolve(
         return convert(raw, spec, variable, ConfigError, Path.cwd(), text=True), Source.ENVIRONMENT
     if name in table:
         assert path is not None
-        where = f"{name} in {path}"
+        where = _place(name, Source.FILE, path)
         return convert(table[name], spec, where, ConfigError, path.parent, text=False), Source.FILE
     return DEFAULTS[name], Source.DEFAULT
 

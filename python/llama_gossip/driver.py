@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from llama_gossip import news
-from llama_gossip.engine_bridge import EngineBridge
+from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
@@ -46,7 +46,7 @@ class Driver:
     def __init__(self, core: Core, own_id: NodeId) -> None:
         self.core = core
         self.transport: Transport | None = None
-        self.bridge: EngineBridge | None = None
+        self.engines: EngineSet | None = None
         self.listeners: list[Callable[[news.NodeEvent], None]] = []
         self.conversations: dict[RequestId, Conversation] = {}
         self.drained = asyncio.Event()
@@ -264,23 +264,11 @@ class Driver:
     def _to_engine(
         self, effect: effects.StartJob | effects.CancelJob | effects.ParkJob | effects.UnparkJob
     ) -> None:
-        if self.bridge is None:
-            if isinstance(effect, effects.StartJob):
-                self.feed(
-                    events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
-                )
-            return
-        match effect:
-            case effects.StartJob():
-                self.bridge.submit(effect)
-            case effects.CancelJob(job):
-                self.bridge.cancel(job)
-            case effects.ParkJob(job):
-                self.bridge.park(job)
-            case effects.UnparkJob(job):
-                self.bridge.unpark(job)
-            case _:
-                assert_never(effect)
+        done = self.engines is not None and self.engines.perform(effect)
+        if not done and isinstance(effect, effects.StartJob):
+            self.feed(
+                events.EngineFailed(effect.job, "engine_lost", "the model is not loaded", retryable=True)
+            )
 
     def _set_timer(self, at_mono_ms: int | None) -> None:
         if self._timer is not None:

@@ -1,8 +1,7 @@
 """Engine bridge: one engine behind the core. Jobs go in, the engine's batches come out as core events.
 
 The engine calls its sink from its own thread; the bridge hands each batch to the loop in one call, so a
-step of many rows costs one wake-up. What cannot take jobs is not offered: an engine whose process is being
-started again is announced as one that loads.
+step of many rows costs one wake-up.
 """
 
 from __future__ import annotations
@@ -19,14 +18,25 @@ from llama_gossip.protocol.messages import Capacity, ModelOffer, Phase, PromptFa
 class EngineBridge:
     """Owns the engine from `start` to `close`."""
 
-    def __init__(self, engine: base.Engine, feed: Callable[[events.Event], None], *, trusted: bool) -> None:
-        """trusted: the members may share prefixes, whose speed tells that another has sent the same."""
+    def __init__(
+        self,
+        engine: base.Engine,
+        feed: Callable[[events.Event], None],
+        *,
+        trusted: bool,
+        look: Callable[[], None],
+    ) -> None:
+        """trusted: the members may share prefixes, whose speed tells that another has sent the same. look:
+        called when the engine may take no jobs any more, before the core hears of those that it has lost."""
         self.engine = engine
         self._feed = feed
+        self._look = look
         self._trusted = trusted
         self._loop = asyncio.get_running_loop()
-        self._offered: base.EngineState | None = None  # as the core knows it
-        self._closing = False
+
+    @property
+    def model(self) -> str:
+        return self.engine.info.model
 
     def start(self) -> None:
         self.engine.start(self._from_engine_thread)
@@ -76,26 +86,10 @@ class EngineBridge:
             memory_free=load.memory_free,
         )
 
-    def offer(self) -> None:
-        """Tells the core what the node can offer of this engine now."""
-        self._offered = self.engine.load().state
-        match self._offered:
-            case base.EngineState.READY:
-                self._feed(events.EngineChanged(self.capacity()))
-            case base.EngineState.LOADING:
-                self._feed(events.EngineChanged(None, loading=True))
-            case base.EngineState.DOWN:
-                self._feed(events.EngineChanged(None))
-            case _:
-                assert_never(self._offered)
-
-    def look(self) -> None:
-        """The same, if the engine has ceased to take jobs or takes them again."""
-        if not self._closing and self._offered not in (None, self.engine.load().state):
-            self.offer()
+    def state(self) -> base.EngineState:
+        return self.engine.load().state
 
     def close(self) -> None:
-        self._closing = True
         self.engine.close()
 
     def _from_engine_thread(self, batch: Sequence[base.EngineEvent]) -> None:
@@ -107,7 +101,7 @@ class EngineBridge:
     def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
         self._feed(events.EngineStepped())
         if any(isinstance(event, base.JobFailed) and event.code is base.FailureCode.LOST for event in batch):
-            self.look()  # first: a freed slot must not be filled from the queue
+            self._look()  # first: a freed slot must not be filled from the queue
         for event in batch:
             try:
                 self._feed(self._translated(event))

@@ -73,7 +73,7 @@ class InferenceNode:
         cls,
         *,
         name: str | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Sequence[Engine] | None = None,
         join: str | Sequence[str] = (),
         network: str | None = None,
         reach: str = "host",
@@ -100,7 +100,7 @@ class InferenceNode:
         cls,
         name: str | None = None,
         *,
-        engine: Engine | None = None,
+        engine: Engine | Sequence[Engine] | None = None,
         join: str | Sequence[str] = (),
         network: str | None = None,
         reach: str = "host",
@@ -112,9 +112,10 @@ class InferenceNode:
         """Claims a key and binds; nothing is said to anybody before `join`.
 
         name: this node's name and its key's (None: the first free of node-1, node-2, …). engine: what it
-        serves. join: tickets, all of one network. network: name of an open network. Neither: the user's own.
-        allow: node ids that may connect and be heard (None: every member). role: what the others are told
-        (None: worker or client, by what it serves). When this raises, the engine is still the caller's.
+        serves, one or several (`set_engine`). join: tickets, all of one network. network: name of an open
+        network. Neither: the user's own. allow: node ids that may connect and be heard (None: every member).
+        role: what the others are told (None: worker or client, by what it serves). When this raises, the
+        engine is still the caller's, as far as `set_engine` says.
         Raises ConfigError, KeyFileError, TicketError, UsageError, TransportError.
         """
         dirs = dirs or Directories.find()
@@ -162,17 +163,21 @@ class InferenceNode:
         await transport.join(self._topic, self._book.entries)
         self._live_transport()  # a shutdown may have come meanwhile
         self._driver.feed(events.Joined(transport.addresses))
-        self._telemetry = Telemetry(self._driver)
+        self._telemetry = Telemetry(self._driver, self._slot)
 
-    def set_engine(self, engine: Engine | None) -> None:
+    def set_engine(self, engine: Engine | Sequence[Engine] | None) -> None:
         """Serves `engine` from now on; the node owns it and closes it at its end. None: a client again.
 
-        Jobs of the engine before it end at once and are retried by their requesters. Raises UsageError for an
-        engine that was closed, serves elsewhere or has too long a name (then nothing has changed), and
+        Of several engines each serves requests for its own model; all may be in use at once, and the node
+        takes as many requests at once as the smallest of their max_concurrent. An engine that served before
+        goes on undisturbed; jobs of one that is not among them end at once and are retried by their
+        requesters. Raises UsageError for an engine that was closed, serves elsewhere, has too long a name or
+        that of another (then nothing has changed, but that of several new ones some may be closed), and
         TransportError after a shutdown.
         """
         self._live_transport()
-        self._slot.put(engine)
+        engines = () if engine is None else tuple(engine) if isinstance(engine, Sequence) else (engine,)
+        self._slot.put(engines)
 
     def announce_loading(self) -> None:
         """Tells the others that a model is on its way; `set_engine` ends it."""

@@ -129,6 +129,7 @@ def write_gguf(
     *,
     architecture: str = "llama",
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    down_kind: GGMLQuantizationType | None = None,
     template: str | None = None,
     rope_table: list[float] | None = None,
     leave_out: str | None = None,
@@ -151,6 +152,8 @@ def write_gguf(
         if stored == leave_out:
             continue
         stored_kind = kind if values.ndim > 1 else GGMLQuantizationType.F32
+        if down_kind is not None and "ffn_down" in stored:  # real files keep some tensors finer
+            stored_kind = down_kind
         data = quants.quantize(interleaved(name, values), stored_kind)
         writer.add_tensor(stored, data, raw_dtype=stored_kind)
     if rope_table is not None:

@@ -28,12 +28,13 @@ def client(session: Session, /, text: str | None, **arguments: Any) -> int:
     from llama_gossip.cli.prompts import prompt_from
     from llama_gossip.cli.signals import interruptible
 
+    model = config.asked_model
     prompt = prompt_from(text, config.prompt, raw=config.raw, stdin_taken="-" in config.join)
     session.read_join()
-    return asyncio.run(interruptible(_ask(session, prompt)))
+    return asyncio.run(interruptible(_ask(session, prompt, model)))
 
 
-async def _ask(session: Session, prompt: str) -> int:
+async def _ask(session: Session, prompt: str, model: str | None) -> int:
     from llama_gossip.cli.asking import ask
 
     config = session.config
@@ -50,5 +51,5 @@ async def _ask(session: Session, prompt: str) -> int:
                 reach=config.reach,
             )
         )
-        await ask(node, config, session.output, prompt, config.model)
+        await ask(node, config, session.output, prompt, model)
     return 0

@@ -24,8 +24,9 @@ OPTIONS = tuple(dict.fromkeys((*COMMON, *SERVING, *GENERATION)))
 @options(OPTIONS, model=MODEL_HELP)
 @click.pass_obj
 def hybrid(session: Session, /, **arguments: Any) -> int:
-    """Serve a model, and answer each line of stdin by the network.
+    """Serve models, and answer each line of stdin by the network.
 
+    Of several models the first is the one that the lines are asked of.
     Answers go to stdout, everything else to stderr. When stdin ends it goes on serving. Answers wait for the
     reader of stdout; events of --json are left out when it is too slow, and `dropped` says how many.
     """

@@ -41,10 +41,16 @@ def progress_bars(*, shown: bool, color: bool = True) -> Iterator[Progress]:
         def report(stage: str, done: int, total: int, /) -> None:
             with lock:
                 if stage not in tasks:
-                    tasks[stage] = bars.add_task(VERBS.get(stage, stage), total=None, amount="")
+                    tasks[stage] = bars.add_task(_doing(stage), total=None, amount="")
                 bars.update(tasks[stage], completed=done, total=total or None, amount=_amount(done, total))
 
         yield report
+
+
+def _doing(stage: str) -> str:
+    """A stage may go on with whose it is: "load tiny-random"."""
+    word, space, rest = stage.partition(" ")
+    return VERBS.get(word, word) + space + rest
 
 
 def _amount(done: int, total: int) -> str:

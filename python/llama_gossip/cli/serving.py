@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from llama_gossip import news
@@ -17,7 +17,7 @@ from llama_gossip.cli.session import Session
 from llama_gossip.cli.signals import SERVE_GRACE_S, UNREAD, Signals, in_own_thread
 
 if TYPE_CHECKING:
-    from llama_gossip.engine.base import Engine
+    from llama_gossip.engine.base import Engine, EngineInfo
     from llama_gossip.node import InferenceNode
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -27,10 +27,11 @@ Beside = Callable[["InferenceNode", "Engine"], Awaitable[None]]
 
 
 async def serve(session: Session, role: str, *, beside: Beside | None = None) -> int:
-    """Serves until INT or TERM. `beside` runs meanwhile (what `hybrid` asks) and is cancelled at the end."""
-    from llama_gossip.engine import check_spec
+    """Serves until INT or TERM; several models all or not at all. `beside` runs meanwhile, with the first
+    model's engine (what `hybrid` asks), and is cancelled at the end."""
+    from llama_gossip.engine import check_specs
 
-    check_spec(session.config.model or DEFAULT_MODEL)
+    check_specs(models_of(session), device=session.config.device, dtype=session.config.dtype)
     output = session.output
     reason = "error"
     with Signals(grace_s=SERVE_GRACE_S) as signals, output.unhurried(signals.unread):
@@ -47,20 +48,20 @@ async def serve(session: Session, role: str, *, beside: Beside | None = None) ->
 async def _serve_until_stopped(
     session: Session, role: str, node: InferenceNode, signals: Signals, beside: Beside | None
 ) -> str:
-    model = session.config.model or DEFAULT_MODEL
-    session.output.say(f"loading {one_line(model)}; clients are served once this says ready")
+    models = " and ".join(map(one_line, models_of(session)))
+    session.output.say(f"loading {models}; clients are served once this says ready")
     node.announce_loading()
     await node.join()
-    engine = await signals.until_stopped(load(session))
-    if engine is None:
+    engines = await signals.until_stopped(load(session))
+    if engines is None:
         await node.shutdown(signals.reason)
         session.output.event(events.Shutdown(signals.reason))
         session.output.flush()
         os._exit(0)  # the loading thread cannot be stopped, and dies badly with the interpreter
-    node.set_engine(engine)
-    say_ready(session, role, node, engine)
+    node.set_engine(engines)
+    say_ready(session, role, node, engines)
     if beside is not None:
-        await signals.until_stopped(_as_coroutine(beside(node, engine)))
+        await signals.until_stopped(_as_coroutine(beside(node, engines[0])))
     await signals.stopped.wait()
     session.output.say(f"{signals.reason}: finishing what runs (again to stop at once)")
     if not await node.drain(DRAIN_S, signals.reason):
@@ -85,17 +86,21 @@ async def _as_coroutine(work: Awaitable[None]) -> None:
     await work
 
 
-async def load(session: Session) -> Engine:
-    """The engine that the options name, loaded in a thread. Raises ModelUnavailable, EngineError."""
+def models_of(session: Session) -> tuple[str, ...]:
+    return session.config.model or (DEFAULT_MODEL,)
+
+
+async def load(session: Session) -> tuple[Engine, ...]:
+    """The engines that the options name, loaded in a thread. Raises ModelUnavailable, EngineError."""
     config = session.config
 
-    def work() -> Engine:
-        from llama_gossip.engine import load_engine
+    def work() -> tuple[Engine, ...]:
+        from llama_gossip.engine import load_engines
 
         shown = session.output.mode != "quiet"
         with progress_bars(shown=shown, color=session.output.color) as progress:
-            return load_engine(
-                config.model or DEFAULT_MODEL,
+            return load_engines(
+                models_of(session),
                 device=config.device,
                 dtype=config.dtype,
                 numerics=config.numerics,
@@ -110,32 +115,42 @@ async def load(session: Session) -> Engine:
 # --- words -------------------------------------------------------------------------------------
 
 
-def say_ready(session: Session, role: str, node: InferenceNode, engine: Engine) -> None:
+def say_ready(session: Session, role: str, node: InferenceNode, engines: Sequence[Engine]) -> None:
     """The ready line, what serves, and the next command."""
-    info, output, config = engine.info, session.output, session.config
+    infos, output, config = [engine.info for engine in engines], session.output, session.config
     ticket = node.ticket()
-    for note in info.notes:
-        output.warn(note)
+    device = " + ".join(dict.fromkeys(info.device for info in infos))
+    for info in infos:
+        for note in info.notes:
+            output.warn(note if len(infos) == 1 else f"{info.model}: {note}")
     output.event(
         events.Ready(
             node_id=node.node_id.hex(),
             name=node.name,
             role=role,
             ticket=ticket,
-            models=(info.model,),
-            device=info.device,
+            models=tuple(info.model for info in infos),
+            device=device,
             reach=config.reach,
         )
     )
-    speed = f"about {info.tokens_per_s:.0f} tok/s" if info.tokens_per_s else "speed not measured yet"
-    size = memory(info.memory_bytes) if info.memory_bytes else "no weights"
     output.say(f"{role} {node.name} is ready ({short(node.node_id.hex())})", style="green")
-    output.say(f"  model   {one_line(info.model)}, {info.dtype}, {size}, {info.max_concurrent} at once")
-    output.say(f"  device  {info.device} ({info.backend}), {speed}")
+    for info in infos:
+        output.say(f"  model   {_about(info)}")
+    backends = " + ".join(dict.fromkeys(info.backend for info in infos))
+    at_once = min(info.max_concurrent for info in infos)
+    output.say(f"  device  {device} ({backends}), {at_once} at once")
     output.say(f'  next    llama-gossip client --join {shlex.quote(ticket)} "Hello"')
     if not (config.join or config.network):
         output.say('  here    llama-gossip client "Hello"  (same host and user: no ticket needed)')
     output.say("  the ticket lets whoever holds it into your network: give it to people you trust")
+
+
+def _about(info: EngineInfo) -> str:
+    """One model, for people."""
+    speed = f"about {info.tokens_per_s:.0f} tok/s" if info.tokens_per_s else "speed not measured yet"
+    size = memory(info.memory_bytes) if info.memory_bytes else "no weights"
+    return f"{one_line(info.model)}, {info.dtype}, {size}, {speed}"
 
 
 def tell(output: Output, event: news.NodeEvent) -> None:

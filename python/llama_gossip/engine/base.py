@@ -41,6 +41,7 @@ class EngineInfo:
     notes: tuple[str, ...] = ()  # sentences worth telling the user, e.g. that CUDA was expected
     tokens_per_s: float = 0.0  # one request alone, measured at load; 0: unknown
     memory_bytes: int = 0  # weights
+    pool_bytes: int = 0  # reserved for keys and values
 
 
 class EngineState(StrEnum):

@@ -87,11 +87,14 @@ class Batch:
         *,
         max_concurrent: int,
         threads: int | None,
+        pool_bytes: int | None = None,
     ) -> None:
+        """pool_bytes: of memory, that keys and values may take; None: a share of what is free."""
         self._facts = facts
         self._opener = opener
         self._placement = placement
         self._max_concurrent = max_concurrent
+        self._pool_bytes = pool_bytes
         self._asked_threads = threads
         self.threads: Threads
         self._eos = frozenset(facts.eos_ids)
@@ -120,6 +123,7 @@ class Batch:
             rows=self._max_concurrent,
             kept=KEPT_SPANS if opened.keeps_prefixes else 0,
             share=MEMORY_SHARE,
+            most_bytes=self._pool_bytes,
         )
         context = self._pool.context
         notes = (*self._placement.notes, *facts.notes, *opened.notes)
@@ -142,6 +146,7 @@ class Batch:
             notes=notes,
             tokens_per_s=tokens_per_s,
             memory_bytes=opened.weight_bytes,
+            pool_bytes=self._pool.bytes,
         )
 
     def _make_reader(self, context: int) -> PromptReader:

@@ -121,6 +121,7 @@ def serve(begin: wire.Begin, line: Line, orders: Orders) -> NoReturn:
             max_concurrent=begin.max_concurrent,
             threads=begin.threads,
             numerics=begin.numerics,
+            pool_bytes=begin.pool_bytes,
             progress=line.progress,
         )
     except Exception as error:  # the parent raises it again

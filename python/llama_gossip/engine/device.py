@@ -19,6 +19,7 @@ from llama_gossip.protocol.messages import NumericsClass
 
 BUSY_LOAD_PER_CORE: Final = 0.5  # from here on, threads that spin between steps only steal time
 NVIDIA_SIGNS: Final = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # a GPU is expected where one exists
+GPU_SIGNS: Final = (*NVIDIA_SIGNS, "/dev/dxg", "/dev/kfd")  # without all of these torch finds none
 CPU_WORDS: Final = ("AVX512", "AVX2")  # what MKL and ATen call the kernel classes whose results are pinned
 
 
@@ -104,6 +105,11 @@ def _cuda_here(available: int) -> str:
     if available:
         return f"torch sees {available} such devices, numbered from 0"
     return "torch sees no such device (no driver, or none is visible)"
+
+
+def gpu_possible() -> bool:
+    """False: only the CPU can compute here, whatever torch has to say."""
+    return any(Path(sign).exists() for sign in GPU_SIGNS)
 
 
 def cpu_label() -> str:

@@ -22,7 +22,7 @@ from .convert import FOLDER as CONVERTED_FOLDER
 from .convert import converted
 from .digest import DigestCache, ModelDigest, digest_folder
 from .fetch import ensure_file, packaged_file
-from .hub_folder import read_folder
+from .hub_folder import HubFolder, read_folder
 from .progress import Progress, silent
 from .storage import reading
 
@@ -52,6 +52,16 @@ class ModelFile:
     path: Path
     size: int  # bytes
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a spec leads to, as it lies here now."""
+
+    name: str
+    file: Path | None = None  # a GGUF
+    folder: HubFolder | None = None  # neither: made in memory, or still to be fetched
+    size: int = 0  # bytes of the file, also of one that is still to be fetched
 
 
 class ModelState(StrEnum):
@@ -148,10 +158,10 @@ def locate(
     return finder.locate(spec)
 
 
-def check(spec: str, models_dir: Path | None = None) -> None:
+def glance(spec: str, models_dir: Path | None = None) -> Glance:
     """Raises what `resolve` would of a spec that leads nowhere. Reads no weights, fetches nothing."""
     where = (models_dir or default_models_dir()).absolute()
-    _Finder(where, DigestCache(None), False, False, silent).check(spec)
+    return _Finder(where, DigestCache(None), False, False, silent).glance(spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +199,23 @@ class _Finder:
         place = self.place(spec)
         return self.catalogued(place) if isinstance(place, Entry) else place
 
-    def check(self, spec: str) -> None:
+    def glance(self, spec: str) -> Glance:
         place = self.place(spec)
         if isinstance(place, Entry):
-            if isinstance(place.source, HubModel):
-                self.hub_folder(place, place.source.repository)
-        elif place.is_gguf:
-            _existing(place.path)
-        else:
-            with reading(place.path):
-                read_folder(place.path)
+            match place.source:
+                case InMemory():
+                    return Glance(place.name)
+                case PackagedFile() as source:
+                    file = packaged_file(place, source, self.where)
+                    return Glance(place.name, file if file.is_file() else None, size=source.size)
+                case HubModel(repository):
+                    place = _Place(self.hub_folder(place, repository), place.name)
+                case _:
+                    assert_never(place.source)
+        with reading(place.path):
+            if place.is_gguf:
+                return Glance(place.name, _existing(place.path), size=place.path.stat().st_size)
+            return Glance(place.name, folder=read_folder(place.path))
 
     def place(self, spec: str) -> Entry | _Place:
         """Where a spec leads; nothing is opened yet."""

@@ -25,9 +25,20 @@ class Pool:
     """`room` is another object after the pool became smaller: spans of the old one are worth nothing then."""
 
     def __init__(
-        self, forward: Forward, free: FreeMemory, *, context: int, rows: int, kept: int, share: float
+        self,
+        forward: Forward,
+        free: FreeMemory,
+        *,
+        context: int,
+        rows: int,
+        kept: int,
+        share: float,
+        most_bytes: int | None = None,
     ) -> None:
-        """Raises EngineError where memory does not suffice for LEAST_TOKENS."""
+        """most_bytes: this pool's part, where others take theirs of the same memory.
+
+        Raises EngineError where memory does not suffice for LEAST_TOKENS.
+        """
         self._forward = forward
         self._kept = kept
         wanted = blocks_for(context) * rows
@@ -35,9 +46,15 @@ class Pool:
         per_block = forward.bytes_per_token * BLOCK_TOKENS
         if free.bytes and per_block:
             wanted = min(wanted, max(1, int(free.bytes * share / per_block)))
+        if most_bytes is not None and per_block:
+            wanted = min(wanted, max(1, most_bytes // per_block))
         self.blocks = self._reserve(wanted, min(wanted, blocks_for(LEAST_TOKENS)))
         self.room = PrefixCache(self.blocks, kept)
         self.context = min(context, self.blocks * BLOCK_TOKENS)
+
+    @property
+    def bytes(self) -> int:
+        return self.blocks * BLOCK_TOKENS * self._forward.bytes_per_token
 
     def renew(self, *, smaller: bool) -> None:
         """What it held is gone. Raises EngineError where not even one context can be had any more."""

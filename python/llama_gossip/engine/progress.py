@@ -13,8 +13,9 @@ class Progress(Protocol):
     """Called from the thread that does the work; it must return fast and never raise."""
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """`stage` is a word for people ("fetch", "check", "convert", "load"); `done` of `total` are in the
-        stage's own unit (bytes, or tensors); total 0 means that nobody knows."""
+        """`stage` is a word for people ("fetch", "check", "convert", "load"), with the model behind it where
+        there are several; `done` of `total` are in the stage's own unit (bytes, or tensors); total 0 means
+        that nobody knows."""
 
 
 def silent(_stage: str, _done: int, _total: int, /) -> None:

@@ -167,6 +167,7 @@ class TorchEngine(SteppedEngine[BatchRow]):
         max_concurrent: int = 8,
         threads: int | None = None,
         numerics: str = "auto",
+        pool_bytes: int | None = None,
     ) -> None:
         placement = placement or devices.place(checkpoint.device)
         self.batch = Batch(
@@ -175,6 +176,7 @@ class TorchEngine(SteppedEngine[BatchRow]):
             placement,
             max_concurrent=max_concurrent,
             threads=threads,
+            pool_bytes=pool_bytes,
         )
         super().__init__(self.batch, checkpoint.name)
 
@@ -188,6 +190,7 @@ def load_torch_engine(
     threads: int | None,
     progress: Progress | None,
     numerics: str = "auto",
+    pool_bytes: int | None = None,
 ) -> TorchEngine:
     devices.prepare_environment()
     in_memory = spec in CATALOGUE and isinstance(CATALOGUE[spec].source, InMemory)
@@ -201,7 +204,7 @@ def load_torch_engine(
     quantised = dtype in QUANTISED
     if quantised and placement.device != "cpu":
         raise UsageError(f"{dtype} is computed on CPUs only", hint="--device cpu, or --dtype bf16")
-    options = _Options(placement, max_concurrent, threads, numerics)
+    options = _Options(placement, max_concurrent, threads, numerics, pool_bytes)
     if placement.device == "cpu" and (quantised or not in_memory):  # tiny-random tests the other way
         lean = _lean(spec, dtype, options, progress, needed=quantised)
         if lean is not None:
@@ -215,6 +218,7 @@ class _Options:
     max_concurrent: int
     threads: int | None
     numerics: str
+    pool_bytes: int | None
 
     def engine(self, checkpoint: Checkpoint | LlamaCheckpoint) -> TorchEngine:
         return TorchEngine(
@@ -223,6 +227,7 @@ class _Options:
             max_concurrent=self.max_concurrent,
             threads=self.threads,
             numerics=self.numerics,
+            pool_bytes=self.pool_bytes,
         )
 
 

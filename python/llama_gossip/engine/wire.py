@@ -36,6 +36,7 @@ class Begin:
     max_concurrent: int
     threads: int | None
     numerics: str
+    pool_bytes: int | None
     log_level: int
 
 

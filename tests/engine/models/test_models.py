@@ -122,7 +122,7 @@ def test_a_spec_that_leads_nowhere_is_refused_by_the_quick_check_in_the_same_wor
     with pytest.raises(ModelUnavailable) as slow:
         models.resolve(spec, tmp_path)
     with pytest.raises(ModelUnavailable) as quick:
-        models.check(spec, tmp_path)
+        models.glance(spec, tmp_path)
     assert str(quick.value) == str(slow.value)
     assert quick.value.hint == slow.value.hint
 
@@ -132,7 +132,7 @@ def test_the_quick_check_takes_what_can_be_served_and_fetches_nothing(
 ) -> None:
     where = tmp_path / "models"
     for spec in (DEFAULT, "tiny-random", str(llama.path), str(llama.source)):
-        models.check(spec, where)
+        models.glance(spec, where)
     assert not where.exists()
 
 
