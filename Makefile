@@ -15,7 +15,7 @@ export CARGO_TERM_COLOR ?= auto
 export PYTHONDONTWRITEBYTECODE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test lint types fmt pytest coverage live-long bench sim sim-long mutants fuzz lock clean
+.PHONY: help dev demo test lint types fmt pytest coverage live-long oldest bench sim sim-long mutants fuzz lock clean
 
 help: ## print these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ pytest: dev
 
 live-long: dev ## fifty workers of each torch model killed at random tokens: hours
 	$(BIN)/python -m pytest -m long tests/live
+
+oldest: dev ## the engine's tests with the oldest torch and transformers that are allowed
+	@tools/oldest.sh
 
 coverage: dev ## branches of the protocol core that its own tests take: below 95 % fails, minutes
 	$(BIN)/python -m coverage run -m pytest -q tests/protocol
