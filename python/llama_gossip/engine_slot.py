@@ -74,9 +74,8 @@ class EngineSlot:
             closed.add_done_callback(self._closing.discard)
 
     def loads(self) -> list[EngineLoad]:
-        """How busy the engine is now; [] without one."""
-        bridge = self._driver.bridge
-        return [] if bridge is None else [bridge.engine.load()]
+        """How busy each engine is now."""
+        return [bridge.engine.load() for bridge in self._bridges()]
 
     async def close(self) -> None:
         """Waits until every engine that was ever in here has gone."""

@@ -54,6 +54,12 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     return SUBJECTS[request.param]()
 
 
+@pytest.fixture(scope="session", params=[name for name in SUBJECTS if name != "process"])
+def near_subject(request: pytest.FixtureRequest) -> Subject:
+    """One whose sink is called between two steps: another process steps on while it is told something."""
+    return SUBJECTS[request.param]()
+
+
 @pytest.fixture(scope="module")
 def shared(subject: Subject) -> Iterator[tuple[Engine, Collector]]:
     engine = subject.make(8)

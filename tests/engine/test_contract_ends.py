@@ -17,13 +17,13 @@ Cancelling = Callable[[Callable[[EngineEvent], bool]], tuple[SteppedEngine[Any],
 
 
 @pytest.fixture
-def cancelling(subject: Subject) -> Iterator[Cancelling]:
+def cancelling(near_subject: Subject) -> Iterator[Cancelling]:
     """An engine whose own sink cancels job 1 at its first event that `when` accepts. The list gets the
     engine's step count then, and at the end of the job."""
     opened: list[SteppedEngine[Any]] = []
 
     def make(when: Callable[[EngineEvent], bool]) -> tuple[SteppedEngine[Any], Collector, list[int]]:
-        engine = stepped(subject.make(4))
+        engine = stepped(near_subject.make(4))
         opened.append(engine)
         at_step: list[int] = []
 

@@ -36,12 +36,12 @@ class Parking(Collector):
         return sum(len(event.texts) for event in self.tokens(job_id))
 
 
-def test_a_parked_job_takes_no_part_in_steps_and_goes_on_with_the_same_answer(subject: Subject) -> None:
-    lone = subject.make(1)
+def test_a_parked_job_takes_no_part_in_steps_and_goes_on_with_the_same_answer(near_subject: Subject) -> None:
+    lone = near_subject.make(1)
     with started(lone) as seen:
         lone.submit(job(1, **LONG))
         alone = seen.answer(1)
-    engine = stepped(subject.make(4))
+    engine = stepped(near_subject.make(4))
     parking = Parking(engine)
     with started(engine, parking) as seen:
         engine.submit(job(1, **LONG))
@@ -58,8 +58,8 @@ def test_a_parked_job_takes_no_part_in_steps_and_goes_on_with_the_same_answer(su
         assert seen.answer(2).text == alone.text, "the others never know"
 
 
-def test_a_parked_job_keeps_its_place_and_an_engine_of_parked_jobs_rests(subject: Subject) -> None:
-    engine = stepped(subject.make(1))
+def test_a_parked_job_keeps_its_place_and_an_engine_of_parked_jobs_rests(near_subject: Subject) -> None:
+    engine = stepped(near_subject.make(1))
     parking = Parking(engine)
     rounds = 0
     whole = engine._round
@@ -122,8 +122,8 @@ def test_parking_what_is_unknown_or_has_ended_means_nothing(subject: Subject) ->
         assert seen.ends(1) == [end]
 
 
-def test_the_speed_of_a_model_is_not_measured_by_a_parked_job(subject: Subject) -> None:
-    engine = stepped(subject.make(2))
+def test_the_speed_of_a_model_is_not_measured_by_a_parked_job(near_subject: Subject) -> None:
+    engine = stepped(near_subject.make(2))
     parking = Parking(engine)
     with started(engine, parking) as seen:
         before = engine.load().tokens_per_s

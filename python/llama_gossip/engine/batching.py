@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
 from llama_gossip.engine.batch_sampling import pick_rows
@@ -27,43 +27,13 @@ from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
 from llama_gossip.engine.threads import Threads, chosen
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from llama_gossip.engine.device import Placement
+    from llama_gossip.engine.model_facts import ModelFacts
     from llama_gossip.protocol.messages import NumericsClass
 
 PREFILL_TOKENS: Final = 256  # of prompts a step: what a cancel or another row's next token waits for
 
 log = logging.getLogger(__name__)
-
-
-class ModelFacts(Protocol):
-    """What a batch must know of a model beside its forward. A Checkpoint has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def chat_template(self) -> str | None: ...
-    @property
-    def bos_token(self) -> str: ...
-    @property
-    def eos_token(self) -> str: ...
-    @property
-    def bos_id(self) -> int | None: ...
-    @property
-    def eos_ids(self) -> tuple[int, ...]: ...
-    @property
-    def add_bos(self) -> bool: ...
-    @property
-    def context(self) -> int: ...
-    @property
-    def model_digest(self) -> bytes: ...
-    @property
-    def quantisation(self) -> str: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

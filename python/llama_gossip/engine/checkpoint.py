@@ -9,50 +9,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_gossip.errors import UsageError
 
 from . import models, tiny_random
 from .digest import ModelDigest
 from .hub_folder import read_folder
-from .loading import DTYPES, adds_bos, check_device, load_module, load_tokenizer, suitable_dtype, token_id
+from .loading import DTYPES, check_device, load_module, suitable_dtype
+from .model_facts import ModelFacts, folder_facts
 from .models import ModelFolder
 from .progress import Progress, silent
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(ModelFacts):
+    """A causal language model with its tokenizer."""
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A causal language model with its tokenizer. Constant.
-
-    Raw prompts: encode with `add_special_tokens=False`, then put `bos_id` in front where `add_bos` says so.
-    Rendered templates already contain what they need.
-    """
-
-    name: str
-    module: Any  # a transformers causal LM: eval mode, no gradients, weights touched
-    tokenizer: Tokenizer
-    chat_template: str | None  # jinja2
-    bos_token: str  # "" where the model has none, as templates expect
-    eos_token: str
-    bos_id: int | None
-    eos_ids: tuple[int, ...]  # any of these ends an answer
-    add_bos: bool
-    context: int  # tokens, as the model was trained
-    digest: ModelDigest
-    quantisation: str  # of the source: "q4_1", "none"
-    source_dtype: str  # of the source's unquantised weights: "fp32", "bf16", "fp16"
-    dtype: str  # of `module`
-    device: str
-    parameters: int  # weights, tied ones counted once
-    notes: tuple[str, ...] = ()  # sentences for the user
-
-    @property
-    def model_digest(self) -> bytes:
-        return self.digest.root
+    module: Any  # a transformers causal LM: eval mode, no gradients, weights touched; in `dtype`, on `device`
 
 
 def load_checkpoint(
@@ -79,31 +53,11 @@ def load_checkpoint(
 
 
 def _from_folder(folder: ModelFolder, device: str, dtype: str | None, progress: Progress) -> Checkpoint:
-    facts = read_folder(folder.path)
-    tokenizer = load_tokenizer(facts)
-    chosen = dtype or suitable_dtype(facts, device)
-    module, notes = load_module(facts, device=device, dtype=DTYPES[chosen], progress=progress)
-    bos, eos = facts.special("bos"), facts.special("eos")
-    bos_id, eos_id = token_id(tokenizer, bos), token_id(tokenizer, eos)
-    return Checkpoint(
-        name=folder.name,
-        module=module,
-        tokenizer=tokenizer,
-        chat_template=facts.chat_template,
-        bos_token=bos,
-        eos_token=eos,
-        bos_id=bos_id,
-        eos_ids=facts.end_ids() or (() if eos_id is None else (eos_id,)),
-        add_bos=adds_bos(facts, tokenizer, bos_id),
-        context=facts.context,
-        digest=folder.digest,
-        quantisation=folder.quantisation,
-        source_dtype=folder.source_dtype,
-        dtype=chosen,
-        device=device,
-        parameters=facts.parameters,
-        notes=notes,
-    )
+    hub = read_folder(folder.path)
+    chosen = dtype or suitable_dtype(hub, device)
+    facts = folder_facts(folder, hub, dtype=chosen, device=device)
+    module, notes = load_module(hub, device=device, dtype=DTYPES[chosen], progress=progress)
+    return Checkpoint(module=module, **facts.facts() | {"notes": notes})
 
 
 def _tiny_random(device: str, dtype: str) -> Checkpoint:

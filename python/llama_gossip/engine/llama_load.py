@@ -11,56 +11,34 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from . import models, tiny_random
 from .checkpoint import Checkpoint, load_checkpoint
 from .convert import source_digest, special_words
-from .digest import ModelDigest
 from .gguf_llama import quantisation_of
 from .gguf_reader import GgufFile
 from .gguf_tokenizer import build_tokenizer
 from .hub_folder import read_folder
 from .llama_check import check_model, is_exact, probed_pad
-from .llama_config import LlamaConfig, Unsuitable, llama_config
+from .llama_config import Unsuitable, llama_config
 from .llama_sources import GgufSource, PlainSource, Source, folder_source
 from .llama_step import LlamaForward
 from .llama_weights import DTYPES, read_weights
-from .loading import FP32_PARAMETERS, adds_bos, load_tokenizer, token_id
+from .loading import FP32_PARAMETERS
+from .model_facts import ModelFacts, folder_facts
 from .models import ModelFile, ModelFolder
 from .progress import Progress, silent
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 AUTO: Final = "auto"
+DEVICE: Final = "cpu"
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCheckpoint:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaCheckpoint(ModelFacts):
     """What a Checkpoint is, with weights still where they lie."""
 
-    name: str
     source: Callable[[], Source]
-    tokenizer: Tokenizer
-    chat_template: str | None
-    bos_token: str
-    eos_token: str
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
-    add_bos: bool
-    context: int
-    digest: ModelDigest
-    quantisation: str  # of the source
-    source_dtype: str
-    dtype: str  # of the steps
-    parameters: int
-    notes: tuple[str, ...] = ()
-    device: str = "cpu"
-
-    @property
-    def model_digest(self) -> bytes:
-        return self.digest.root
 
 
 def load_llama(
@@ -108,6 +86,7 @@ def _of_file(found: ModelFile, asked: str | None) -> LlamaCheckpoint:
         quantisation=source.quantisation,
         source_dtype=source_dtype,
         dtype=asked or suited(source.quantisation, parameters),
+        device=DEVICE,
         parameters=parameters,
     )
 
@@ -119,51 +98,19 @@ def _context(file: GgufFile) -> int:
 
 
 def _of_folder(folder: ModelFolder, asked: str | None) -> LlamaCheckpoint:
-    facts = read_folder(folder.path)
-    llama_config(facts.config)  # Unsuitable before anything is read
-    tokenizer = load_tokenizer(facts)
-    bos, eos = facts.special("bos"), facts.special("eos")
-    bos_id, eos_id = token_id(tokenizer, bos), token_id(tokenizer, eos)
-    return LlamaCheckpoint(
-        name=folder.name,
-        source=lambda: folder_source(folder.path, facts.config),
-        tokenizer=tokenizer,
-        chat_template=facts.chat_template,
-        bos_token=bos,
-        eos_token=eos,
-        bos_id=bos_id,
-        eos_ids=facts.end_ids() or (() if eos_id is None else (eos_id,)),
-        add_bos=adds_bos(facts, tokenizer, bos_id),
-        context=facts.context,
-        digest=folder.digest,
-        quantisation=folder.quantisation,
-        source_dtype=folder.source_dtype,
-        dtype=asked or suited(folder.quantisation, facts.parameters),
-        parameters=facts.parameters,
-    )
+    hub = read_folder(folder.path)
+    llama_config(hub.config)  # Unsuitable before anything is read
+    dtype = asked or suited(folder.quantisation, hub.parameters)
+    facts = folder_facts(folder, hub, dtype=dtype, device=DEVICE)
+    return LlamaCheckpoint(source=lambda: folder_source(folder.path, hub.config), **facts.facts())
 
 
 def of_module(checkpoint: Checkpoint, dtype: str) -> LlamaCheckpoint:
     """The lean form of a Llama that is in memory. Raises Unsuitable."""
     module = checkpoint.module
-    config: LlamaConfig = llama_config(module.config.to_dict())
+    config = llama_config(module.config.to_dict())
     return LlamaCheckpoint(
-        name=checkpoint.name,
-        source=lambda: PlainSource(config, module.state_dict()),
-        tokenizer=checkpoint.tokenizer,
-        chat_template=checkpoint.chat_template,
-        bos_token=checkpoint.bos_token,
-        eos_token=checkpoint.eos_token,
-        bos_id=checkpoint.bos_id,
-        eos_ids=checkpoint.eos_ids,
-        add_bos=checkpoint.add_bos,
-        context=checkpoint.context,
-        digest=checkpoint.digest,
-        quantisation=checkpoint.quantisation,
-        source_dtype=checkpoint.source_dtype,
-        dtype=dtype,
-        parameters=checkpoint.parameters,
-        notes=checkpoint.notes,
+        source=lambda: PlainSource(config, module.state_dict()), **checkpoint.facts() | {"dtype": dtype}
     )
 
 
