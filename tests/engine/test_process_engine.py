@@ -101,8 +101,8 @@ def test_a_child_killed_in_mid_answer_loses_its_jobs_and_another_serves_the_same
         assert has_gone(first)
         engine.submit(job(4))
         assert seen.answer(4).text == before.text
-    assert "engine lost (killed by signal 9); starting it again" in caplog.text
-    assert "the engine serves again" in caplog.text
+    assert "scripted: engine lost (killed by signal 9); starting it again" in caplog.text
+    assert "scripted: the engine serves again" in caplog.text
 
 
 def test_what_is_submitted_while_there_is_no_child_is_lost_at_once(
