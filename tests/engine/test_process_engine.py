@@ -354,7 +354,8 @@ def test_a_child_that_says_what_nobody_can_read_is_ended_as_if_it_had_died(
 def test_a_child_that_does_not_come_to_load_is_an_engine_error(
     strange: Make, monkeypatch: pytest.MonkeyPatch, lines: str, why: str
 ) -> None:
-    monkeypatch.setattr(child_process, "EXIT_S", 0.1)
+    stays = "sleep" in lines
+    monkeypatch.setattr(child_process, "EXIT_S", 0.1 if stays else WAIT_S)
     with pytest.raises(EngineError, match=why):
         strange(lines)
 
