@@ -289,7 +289,7 @@ def main() -> int:
 
         bars = throughput_limit.BARS
         plan = throughput_limit.plan(devices.place(options.device).device, quick=options.quick)
-        run = lambda: throughput_limit.measure(options.device, plan)  # noqa: E731
+        run = lambda: throughput_limit.told(throughput_limit.measure(options.device, plan))  # noqa: E731
     figures = run()
     print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
     if options.json:

@@ -89,6 +89,13 @@ def measure(device: str, plan: Plan) -> Figures:
     return figures
 
 
+def told(figures: Figures) -> Figures:
+    """Says on stderr what computed: the figures may be of another device than was asked for."""
+    for line in (f"measured on {figures['device']} ({figures['numerics_id']})", *figures["notes"]):
+        print(line, file=sys.stderr)
+    return figures
+
+
 def weight_bytes(module: Any) -> int:
     """Tied weights once: the head reads what the embedding looks up."""
     return sum(weight.nbytes for weight in module.parameters())
@@ -137,9 +144,7 @@ def main() -> int:
     options = parser.parse_args()
     devices.prepare_environment()
     device = devices.place(options.device).device
-    figures = measure(options.device, plan(device, quick=options.quick))
-    for note in figures["notes"]:
-        print(note, file=sys.stderr)
+    figures = told(measure(options.device, plan(device, quick=options.quick)))
     print(table(figures, BARS), file=sys.stderr if options.json else sys.stdout)
     if options.json:
         print(json.dumps(figures))

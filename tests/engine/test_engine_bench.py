@@ -83,7 +83,10 @@ def test_decoded_tokens_count_from_when_every_row_has_one(bench: ModuleType) -> 
 
 
 def test_the_share_of_the_memorys_bandwidth_is_measured_through_the_engine(
-    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`bench` puts the benches where they are imported from."""
     import reporting
@@ -93,7 +96,10 @@ def test_the_share_of_the_memorys_bandwidth_is_measured_through_the_engine(
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     shape = SMALL | sizes | {"max_position_embeddings": 512}
     plan = throughput_limit.Plan(shape, "fp32", (1, 3), new_tokens=6, rounds=1, copy_bytes=1 << 20)
-    figures = throughput_limit.measure("cpu", plan)
+    figures = throughput_limit.measure("cuda:99", plan)
+    throughput_limit.told(figures)
+    assert "measured on cpu" in (said := capsys.readouterr().err)
+    assert "CUDA WAS ASKED FOR (cuda:99)" in said
     weights = 4 * (4096 * 64 + 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128 + 2 * 64) + 64)
     cache = 4 * 2 * 2 * 2 * 16
     for rows in (1, 3):

@@ -16,7 +16,7 @@ from llama_gossip.engine.base import EngineInfo, EngineJob, FailureCode
 from llama_gossip.engine.batch_sampling import pick_rows
 from llama_gossip.engine.detokenize import TokenBytes
 from llama_gossip.engine.device import enter
-from llama_gossip.engine.forward import Draw, Forward, Segment, Span
+from llama_gossip.engine.forward import CopySpan, Draw, Forward, Segment, Span
 from llama_gossip.engine.jobs import Answer, JobError
 from llama_gossip.engine.memory import FreeMemory, out_of_memory
 from llama_gossip.engine.pool import MEMORY_SHARE, Pool
@@ -45,7 +45,7 @@ class Opened:
     numerics_id: str
     numerics_class: NumericsClass
     weight_bytes: int
-    keeps_prefixes: bool = True  # its spans can be copied and taken over
+    copy: CopySpan | None  # None: its spans cannot be copied, so none is kept for another row
     notes: tuple[str, ...] = ()
 
 
@@ -100,6 +100,7 @@ class Batch:
         self._eos = frozenset(facts.eos_ids)
         self._table = TokenBytes(facts.tokenizer)
         self._forward: Forward
+        self._copy: CopySpan | None
         self._reader: PromptReader
         self._pool: Pool
         self._free = FreeMemory(placement.device)
@@ -115,13 +116,13 @@ class Batch:
         enter(self._placement.device, self._asked_threads)
         most = torch.get_num_threads()
         facts, opened = self._facts, self._opener()
-        self._forward, self._numerics_id = opened.forward, opened.numerics_id
+        self._forward, self._copy, self._numerics_id = opened.forward, opened.copy, opened.numerics_id
         self._pool = Pool(
             self._forward,
             self._free,
             context=facts.context,
             rows=self._max_concurrent,
-            kept=KEPT_SPANS if opened.keeps_prefixes else 0,
+            kept=0 if opened.copy is None else KEPT_SPANS,
             share=MEMORY_SHARE,
             most_bytes=self._pool_bytes,
         )
@@ -175,9 +176,9 @@ class Batch:
         if granted is None:
             return False
         row.room, row.span, row.fed = room, granted.span, granted.cached
-        if granted.source is not None:
+        if granted.source is not None and self._copy is not None:
             try:
-                self._forward.copy(granted.source, granted.span, granted.cached)
+                self._copy(granted.source, granted.span, granted.cached)
             except Exception:  # a device may refuse anything; the row is fed instead
                 log.exception("keys and values could not be copied")
                 row.fed = 0

@@ -7,9 +7,9 @@ was cut into chunks, or on where its span lies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,10 @@ class Segment:
     draw: Draw | None  # None: a chunk of a prompt, no logits
 
 
+CopySpan: TypeAlias = Callable[[Span, Span, int], None]
+"""The first tokens, so many, of one span's keys and values to another's beginning. In the model thread."""
+
+
 class Forward(Protocol):
     """Everything but the properties runs in the model thread."""
 
@@ -74,8 +78,5 @@ class Forward(Protocol):
 
         A step that raises leaves no row usable: the caller rebuilds them from their ids.
         """
-
-    def copy(self, source: Span, target: Span, tokens: int) -> None:
-        """The first `tokens` of one span's keys and values to another's beginning."""
 
     def close(self) -> None: ...

@@ -63,9 +63,6 @@ class SerialForward:
         drawn = [row for draw, row in logits if draw is not None]
         return torch.stack(drawn) if drawn else torch.empty(0, self.vocabulary)
 
-    def copy(self, source: Span, target: Span, tokens: int) -> None:
-        raise NotImplementedError("caches of odd layers cannot be copied")
-
     def close(self) -> None:
         self._held.clear()
 

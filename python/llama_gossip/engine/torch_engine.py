@@ -22,7 +22,7 @@ from llama_gossip.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from llama_gossip.engine.checkpoint import Checkpoint
-    from llama_gossip.engine.forward import Forward
+    from llama_gossip.engine.forward import CopySpan, Forward
     from llama_gossip.engine.llama_load import LlamaCheckpoint
     from llama_gossip.engine.packed import PackedForward
     from llama_gossip.engine.selfcheck import Reference
@@ -45,9 +45,8 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opene
         raise _not_exact(checkpoint.name)
     if packed is not None:
         notes = () if device == "cpu" else _accelerated(packed, checkpoint)
-        return _opened(
-            checkpoint, device, packed, packed.numerics if packed.exact else "", *notes, kind=packed.kind
-        )
+        exact = packed.numerics if packed.exact else ""
+        return _opened(checkpoint, device, packed, exact, *notes, copy=packed.copy, kind=packed.kind)
     serial = SerialForward(module, device=device)
     try:
         off = selfcheck.deviation(serial, plain)
@@ -60,7 +59,7 @@ def open_checkpoint(checkpoint: Checkpoint, device: str, numerics: str) -> Opene
         raise _refused(
             checkpoint, f"steps wrongly with a cache: its logits are off by {off:.3g} of their spread"
         )
-    return _opened(checkpoint, device, serial, "", SERIAL_NOTE)
+    return _opened(checkpoint, device, serial, "", SERIAL_NOTE, copy=None)
 
 
 def open_lean(checkpoint: LlamaCheckpoint, numerics: str) -> Opened:
@@ -78,6 +77,7 @@ def open_lean(checkpoint: LlamaCheckpoint, numerics: str) -> Opened:
         numerics_id=numerics_id,
         numerics_class=numerics_class,
         weight_bytes=forward.weights.nbytes,
+        copy=forward.copy,
     )
 
 
@@ -122,10 +122,14 @@ def _accelerated(packed: PackedForward, checkpoint: Checkpoint) -> tuple[str, ..
 
 
 def _opened(
-    checkpoint: Checkpoint, device: str, forward: Forward, exact: str, *notes: str, kind: str = ""
+    checkpoint: Checkpoint,
+    device: str,
+    forward: Forward,
+    exact: str,
+    *notes: str,
+    copy: CopySpan | None,
+    kind: str = "",
 ) -> Opened:
-    from llama_gossip.engine.serial import SerialForward
-
     numerics_id, numerics_class = devices.numerics(
         checkpoint.dtype, device, checkpoint.quantisation, exact, kind
     )
@@ -135,7 +139,7 @@ def _opened(
         numerics_id=numerics_id,
         numerics_class=numerics_class,
         weight_bytes=sum(weight.nbytes for weight in checkpoint.module.parameters()),
-        keeps_prefixes=not isinstance(forward, SerialForward),
+        copy=copy,
         notes=notes,
     )
 
@@ -218,7 +222,7 @@ class _Options:
     max_concurrent: int
     threads: int | None
     numerics: str
-    pool_bytes: int | None
+    pool_bytes: int | None = None
 
     def engine(self, checkpoint: Checkpoint | LlamaCheckpoint) -> TorchEngine:
         return TorchEngine(
