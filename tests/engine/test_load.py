@@ -38,6 +38,13 @@ def test_the_scripted_engine_runs_without_torch_numpy_or_native_extension() -> N
     assert imported_by("from llama_gossip.engine import load_engine; load_engine('scripted').close()") == []
 
 
+def test_whether_models_fit_is_told_without_torch() -> None:
+    heavy = imported_by(
+        "from llama_gossip.engine import check_specs; check_specs(['tiny-random'], device='cpu')"
+    )
+    assert {"torch", "transformers", "llama_gossip._native"} & set(heavy) == set()
+
+
 def test_a_scripted_spec_gives_a_scripted_engine_under_its_name() -> None:
     engine = load_engine("paced:5", max_concurrent=3)
     try:

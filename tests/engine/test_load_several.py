@@ -90,8 +90,9 @@ def test_each_model_gets_its_part_and_a_small_one_leaves_the_rest_to_the_next(
         large.close()
 
 
-def test_a_part_that_holds_no_whole_context_is_said() -> None:
-    tight = load_engine("tiny-random", device="cpu", threads=1, pool_bytes=500_000)
+@pytest.mark.parametrize("process", [False, True])
+def test_a_part_that_holds_no_whole_context_is_said(process: bool) -> None:
+    tight = load_engine("tiny-random", device="cpu", threads=1, process=process, pool_bytes=500_000)
     try:
         assert tight.info.pool_bytes <= 500_000
         assert tight.info.context < 4096

@@ -20,6 +20,7 @@ from llama_gossip.engine.base import EngineState, FailureCode
 from llama_gossip.engine.process_engine import MAX_DEATHS, ProcessEngine
 from llama_gossip.errors import EngineError, LlamaGossipError, UsageError
 from tests.engine.driving import WAIT_S, Collector, job, started
+from tests.support.gguf_files import byte_level, random_weights, write_gguf
 
 SLOW = "scripted:delay_ms=2"
 LONG: dict[str, Any] = {"max_tokens": 20_000, "ignore_eos": True}
@@ -100,8 +101,8 @@ def test_a_child_killed_in_mid_answer_loses_its_jobs_and_another_serves_the_same
         assert has_gone(first)
         engine.submit(job(4))
         assert seen.answer(4).text == before.text
-    assert "engine lost (killed by signal 9); starting it again" in caplog.text
-    assert "the engine serves again" in caplog.text
+    assert "scripted: engine lost (killed by signal 9); starting it again" in caplog.text
+    assert "scripted: the engine serves again" in caplog.text
 
 
 def test_what_is_submitted_while_there_is_no_child_is_lost_at_once(
@@ -267,26 +268,30 @@ def test_a_load_that_fails_raises_what_it_raises_here(spec: str) -> None:
     )
 
 
-TINY = """
+SERVING = """
 import json, sys
-from llama_gossip.engine import load_engine
+from llama_gossip.engine import check_specs, load_engines
 from tests.engine.driving import job, started
-engine = load_engine("tiny-random", device="cpu", threads=1, process=True)
+check_specs(sys.argv[1:], device="cpu")
+engine, = load_engines(sys.argv[1:], device="cpu", threads=1, process=True)
 with started(engine) as seen:
     for number in (1, 2):
         engine.submit(job(number, ignore_eos=True, logprobs=2))
     text = seen.answer(1).text
     assert seen.answer(2).text == text
-heavy = [name for name in ("torch", "transformers", "numpy", "llama_gossip._native") if name in sys.modules]
+heavy = [name for name in ("torch", "transformers", "llama_gossip._native") if name in sys.modules]
 print(json.dumps([engine.info.numerics_id, text, heavy]))
 """
 
 
 @pytest.mark.slow
-def test_a_real_model_answers_from_there_as_from_here_and_its_parent_stays_light() -> None:
-    done = subprocess.run([sys.executable, "-c", TINY], capture_output=True, text=True, check=True)
+def test_a_real_model_answers_from_there_as_from_here_and_its_parent_stays_light(tmp_path: Path) -> None:
+    vocabulary = byte_level("llama-bpe")
+    weights = random_weights(len(vocabulary.tokens), seed=1)
+    spec = str(write_gguf(tmp_path / "small.gguf", weights, vocabulary))
+    done = subprocess.run([sys.executable, "-c", SERVING, spec], capture_output=True, text=True, check=True)
     numerics_id, text, heavy = json.loads(done.stdout)
-    engine = load_engine("tiny-random", device="cpu", threads=1)
+    engine = load_engine(spec, device="cpu", threads=1)
     with started(engine) as seen:
         engine.submit(job(1, ignore_eos=True, logprobs=2))
         assert seen.answer(1).text == text
@@ -349,7 +354,8 @@ def test_a_child_that_says_what_nobody_can_read_is_ended_as_if_it_had_died(
 def test_a_child_that_does_not_come_to_load_is_an_engine_error(
     strange: Make, monkeypatch: pytest.MonkeyPatch, lines: str, why: str
 ) -> None:
-    monkeypatch.setattr(child_process, "EXIT_S", 0.1)
+    stays = "sleep" in lines
+    monkeypatch.setattr(child_process, "EXIT_S", 0.1 if stays else WAIT_S)
     with pytest.raises(EngineError, match=why):
         strange(lines)
 

@@ -171,7 +171,7 @@ class ProcessEngine:
             except LlamaGossipError as error:
                 reason = error.message
             else:
-                log.warning("the engine serves again")
+                log.warning("%s: the engine serves again", self._info.model)
                 reason = self._hear(child)
 
     def _hear(self, child: ChildProcess) -> str:
@@ -224,10 +224,11 @@ class ProcessEngine:
             self._state = EngineState.DOWN if down else EngineState.LOADING
             wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (self._deaths - 1))
         self._lose_all(_GONE)
+        name = self._info.model
         if down:
-            log.error("engine lost (%s), %d times in a row: it stays down", reason, MAX_DEATHS)
+            log.error("%s: engine lost (%s), %d times in a row: it stays down", name, reason, MAX_DEATHS)
             return False
-        log.warning("engine lost (%s); starting it again", reason)
+        log.warning("%s: engine lost (%s); starting it again", name, reason)
         with self._changed:
             return not self._changed.wait_for(lambda: self._closing, wait_s)
 
