@@ -300,7 +300,8 @@ def test_a_worker_whose_output_nobody_reads_leaves_in_an_orderly_way(home: Path)
             node_id = next(e["node_id"] for e in map(json.loads, out) if e["event"] == "ready")
             watching.event("peer_up", node_id=node_id)
             out.close()
-            assert run(home, "client", "Hello", "--worker", node_id).returncode == 0
+            asked = run(home, "client", "Hello", "--worker", node_id)
+            assert asked.returncode in (0, 5), "news of the client ends the worker, before its request or behind"
             watching.event("peer_down", node_id=node_id, reason="nobody reads the output")
             assert err.read() == b"warning: scripted words, no model: for tests and benches\n"
             assert leaving.wait(READY_S) == 141
