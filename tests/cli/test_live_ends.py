@@ -301,7 +301,9 @@ def test_a_worker_whose_output_nobody_reads_leaves_in_an_orderly_way(home: Path)
             watching.event("peer_up", node_id=node_id)
             out.close()
             asked = run(home, "client", "Hello", "--worker", node_id)
-            assert asked.returncode in (0, 5), "news of the client ends the worker, before its request or behind"
+            assert asked.returncode in (0, 5), (
+                "the client's coming ends the worker, before its request or after"
+            )
             watching.event("peer_down", node_id=node_id, reason="nobody reads the output")
             assert err.read() == b"warning: scripted words, no model: for tests and benches\n"
             assert leaving.wait(READY_S) == 141
