@@ -34,7 +34,7 @@ class PackagedFile:
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A repository of the hub; used from its local cache or a local folder, never downloaded by us."""
+    """A repository of the hub; used from its local cache or a local folder; fetched there on request."""
 
     repository: str
 

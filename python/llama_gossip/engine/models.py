@@ -1,8 +1,9 @@
 """Models on this machine: what can be served, where it lies, and how it gets here. No torch.
 
 A spec is a catalogue name, a path of a `*.gguf` file, a model folder (a path, or a name under the models
-directory), or a hub id whose files are already in the hub's local cache. The law: nothing is downloaded but
-the catalogue's own packaged file, and a spec that leads nowhere ends in a sentence naming the folder to fill.
+directory), or a hub id whose files are already in the hub's local cache. The law: what is served downloads
+nothing but the catalogue's own packaged file; the hub is asked by `fetch` alone; a spec that leads nowhere
+ends in a sentence naming the folder to fill.
 """
 
 from __future__ import annotations
@@ -123,8 +124,22 @@ def _looks_like_model(path: Path) -> bool:
 
 
 def fetch(name: str, models_dir: Path | None = None, *, progress: Progress | None = None) -> ModelFolder:
-    """Gets a catalogue model ready to load."""
+    """Gets a model ready to load: the catalogue's own file, or the files of a model of the hub."""
+    where = (models_dir or default_models_dir()).absolute()
+    if (repository := _missing_from_hub(name, where)) is not None:
+        from .hub_fetch import fetch_from_hub
+
+        fetch_from_hub(repository, where / name, progress=progress or silent)
     return resolve(name, models_dir, progress=progress)
+
+
+def _missing_from_hub(name: str, where: Path) -> str | None:
+    """The repository of a model whose files are not here."""
+    entry = CATALOGUE.get(name)
+    source = HubModel(name) if entry is None and HUB_ID.fullmatch(name) else entry and entry.source
+    if not isinstance(source, HubModel) or Path(name).exists() or _filled(name, where, source.repository):
+        return None
+    return source.repository
 
 
 def path(name: str, models_dir: Path | None = None) -> Path:
@@ -293,7 +308,8 @@ def _existing(file: Path) -> Path:
 def _not_here(name: str, folder: Path, repository: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"the weights of {name} are not on this machine",
-        hint=f"put config.json, tokenizer.json and *.safetensors of {repository} into {folder}",
+        hint=f"llama-gossip models fetch {name} gets them from the hub; or put config.json, tokenizer.json "
+        f"and *.safetensors of {repository} into {folder}",
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_gossip.engine import models
 from llama_gossip.engine.models import ModelFolder
+from tests.support.gguf_files import byte_level, random_weights, write_gguf
 from tests.support.models import real_model
 
 
@@ -16,6 +18,15 @@ from tests.support.models import real_model
 def smollm2() -> ModelFolder:
     """The default model, fetched and converted in the checkout's shared models directory."""
     return real_model()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """A small Llama, from its GGUF file."""
+    where = tmp_path_factory.mktemp("llama")
+    vocabulary = byte_level("smollm")
+    source = write_gguf(where / "my.model.gguf", random_weights(len(vocabulary.tokens), 1), vocabulary)
+    return models.resolve(str(source), where)
 
 
 @pytest.fixture

@@ -14,18 +14,8 @@ from llama_gossip.engine import models
 from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT
 from llama_gossip.engine.models import ModelFolder, ModelState
 from llama_gossip.errors import ModelUnavailable
-from tests.support.gguf_files import byte_level, random_weights, write_gguf
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A small Llama, from its GGUF file."""
-    where = tmp_path_factory.mktemp("llama")
-    vocabulary = byte_level("smollm")
-    source = write_gguf(where / "my.model.gguf", random_weights(len(vocabulary.tokens), 1), vocabulary)
-    return models.resolve(str(source), where)
 
 
 @pytest.fixture(autouse=True)
