@@ -61,6 +61,10 @@ def neighbours(node: InferenceNode) -> set[NodeId]:
     return set(node._transport.neighbors())
 
 
+def knows(node: InferenceNode, other: InferenceNode) -> bool:
+    return other.node_id.hex() in {peer.node_id for peer in node.peers()}
+
+
 @pytest.fixture
 async def chain(dirs: Directories) -> AsyncIterator[Chain]:
     middle = await InferenceNode.spawn("middle", dirs=dirs)
@@ -73,7 +77,7 @@ async def chain(dirs: Directories) -> AsyncIterator[Chain]:
         for node in nodes:
             overhear(node, chained.heard[node.node_id])
             await node.join()
-        await eventually(lambda: all(len(node.peers()) == 2 for node in nodes), "each sees the two others")
+        await eventually(lambda: knows(client, worker) and knows(middle, worker), "both see the worker")
         yield chained
     finally:
         await asyncio.gather(*(node.shutdown() for node in nodes))
