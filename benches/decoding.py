@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 Prompts = Sequence[Sequence[int]]
@@ -29,11 +29,11 @@ class Spent:
 
     @property
     def tokens_per_s(self) -> float:
-        return self.decode_tokens / self.decode_wall_s
+        return self.decode_tokens / self.decode_wall_s if self.decode_tokens else 0.0
 
     @property
     def tokens_per_cpu_s(self) -> float:
-        return self.decode_tokens / self.decode_cpu_s
+        return self.decode_tokens / self.decode_cpu_s if self.decode_tokens else 0.0
 
 
 class Meter:
@@ -78,11 +78,6 @@ class Contender(Protocol):
 def prompts(rows: int, length: int, vocabulary: int, chance: random.Random) -> list[list[int]]:
     """Ids that no earlier run has seen, so that nobody's prefix cache helps. Special ids are low, and out."""
     return [[chance.randrange(vocabulary // 8, vocabulary) for _ in range(length)] for _ in range(rows)]
-
-
-def best(runs: Sequence[Spent]) -> Spent:
-    """The least of each figure: other processes only add. Its counts are those of the runs."""
-    return Spent(*(min(getattr(run, field.name) for run in runs) for field in fields(Spent)))
 
 
 def by_threads(

@@ -3,7 +3,8 @@
     cpu_ratio_vs_rawN              CPU time of a padded batch under `model.forward` / ours over the same
                                    modules (packed rows, fast), N requests, fp32, one thread; the lower of
                                    both models
-    cpu_ratio_exact_vs_rawN        the same with ours in exact mode, which the padded batch has not
+    cpu_ratio_exact_vs_rawN_7m     the same with ours in exact mode, which the padded batch has not
+    cpu_ratio_served_vs_rawN       the same with what is served: the lean step, exact
     vs_generate_4                  CPU time of one thread with `generate` for each of four requests / ours as
                                    served: the lean step, exact
     vs_hf_continuous_batching_16   CPU time of transformers' continuous batching / ours as served
@@ -14,8 +15,9 @@
                                    fast, one thread
     …_wall                         the same ratio of the clock's time
 
-Requests are greedy, of fresh prompts, and all have the same length. Of each figure the best run counts: other
-processes only add. Runs without the native extension.
+Requests are greedy, of fresh prompts, and all have the same length. A ratio is the median over rounds, each
+of two runs that follow each other closely: a shared machine changes its speed by a fifth within a minute.
+Runs without the native extension.
 
 With --device cuda the engine alone, against the device's memory (benches/throughput_limit.py).
 
@@ -34,11 +36,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; the 4-bit engine sets its own
 
-from decoding import Contender, Spent, best, prompts
+from decoding import Contender, Spent, prompts
 from llama_gossip.engine import device as devices
 from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT, PackagedFile
 from llama_gossip.engine.load import load_engine
@@ -83,10 +86,10 @@ class Plans:
 
 FULL: Final = Plans(small=Plan(9, 64, 48), smollm2=Plan(5, 64, 48), q4=Plan(9, 32, 96), modes=Plan(7, 32, 48))
 QUICK: Final = Plans(
-    small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64), modes=Plan(3, 16, 24)
+    small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64), modes=Plan(2, 16, 24)
 )
 
-Runs = dict[tuple[str, int], Spent]  # by contender and rows: the best of each figure
+Runs = Mapping[tuple[str, int], Sequence[Spent]]  # by contender and rows: one a round
 Match = Mapping[
     str, tuple[Contender, Sequence[int]]
 ]  # a contender by its name, and for how many rows it runs
@@ -109,7 +112,7 @@ def contest(match: Match, plan: Plan, vocabulary: int) -> Runs:
             for name, (contender, sizes) in match.items():
                 if rows in sizes:
                     runs[name, rows].append(once(contender, rows, plan))
-    return {key: best(found) for key, found in runs.items()}
+    return runs
 
 
 @contextmanager
@@ -121,8 +124,9 @@ def closed(match: Match) -> Iterator[Match]:
             contender.close()
 
 
-def against_transformers(checkpoint: Any, served: Any, plan: Plan) -> Runs:
-    """checkpoint: of transformers' modules; served: the same model for the lean step."""
+def against_transformers(checkpoint: Any, served: Any, plan: Plan, *, exact: bool) -> Runs:
+    """checkpoint: of transformers' modules; served: the same model for the lean step. exact: packed rows are
+    run in that mode as well."""
     from hf_decoders import ContinuousBatching, GenerateThreads, RawForward
     from llama_gossip.engine.torch_engine import TorchEngine
     from own_engine import OwnEngine
@@ -134,11 +138,12 @@ def against_transformers(checkpoint: Any, served: Any, plan: Plan) -> Runs:
     match: Match = {
         "served": (own(served, "exact"), ROWS),
         "packed": (own(checkpoint, "fast"), ROWS),
-        "packed_exact": (own(checkpoint, "exact"), ROWS),
         "raw": (RawForward(module), ROWS),
         "generate": (GenerateThreads(module), (4,)),
         "hf_continuous_batching": (ContinuousBatching(module), (16,)),
     }
+    if exact:
+        match = {**match, "packed_exact": (own(checkpoint, "exact"), ROWS)}
     with closed(match):
         return contest(match, plan, int(module.config.vocab_size))
 
@@ -148,7 +153,7 @@ def small_runs(plan: Plan) -> Runs:
     from shapes import SMALL, random_checkpoint
 
     checkpoint = random_checkpoint("7m", SMALL, device="cpu", dtype="fp32")
-    return against_transformers(checkpoint, of_module(checkpoint, "fp32"), plan)
+    return against_transformers(checkpoint, of_module(checkpoint, "fp32"), plan, exact=True)
 
 
 def smollm2_runs(plan: Plan) -> Runs:
@@ -156,7 +161,7 @@ def smollm2_runs(plan: Plan) -> Runs:
     from llama_gossip.engine.llama_load import load_llama
 
     served = load_llama(DEFAULT, dtype="fp32")
-    return against_transformers(load_checkpoint(DEFAULT, dtype="fp32"), served, plan)
+    return against_transformers(load_checkpoint(DEFAULT, dtype="fp32"), served, plan, exact=False)
 
 
 def q4_runs(plan: Plan, threads: int) -> Runs:
@@ -200,22 +205,31 @@ def gguf_file() -> Path:
     return models.default_models_dir() / DEFAULT / source.file
 
 
+def paired(runs: Runs, other: str, own: str, rows: int, figure: Callable[[Spent], float]) -> float:
+    """The other's figure over ours."""
+    return median(
+        figure(theirs) / figure(ours) for theirs, ours in zip(runs[other, rows], runs[own, rows], strict=True)
+    )
+
+
 def cpu_ratio(runs: Runs, other: str, own: str, rows: int) -> float:
-    return runs[other, rows].cpu_s / runs[own, rows].cpu_s
+    return paired(runs, other, own, rows, lambda spent: spent.cpu_s)
 
 
 def wall_ratio(runs: Runs, other: str, own: str, rows: int) -> float:
-    return runs[other, rows].wall_s / runs[own, rows].wall_s
+    return paired(runs, other, own, rows, lambda spent: spent.wall_s)
 
 
 def compared(small: Runs, smollm2: Runs) -> Figures:
     """The figures against transformers."""
     figures: Figures = {}
-    for word, own in (("vs_raw", "packed"), ("exact_vs_raw", "packed_exact"), ("served_vs_raw", "served")):
+    for word, own in (("vs_raw", "packed"), ("served_vs_raw", "served")):
         for rows in ROWS:
             name = f"cpu_ratio_{word}{rows}"
             both = cpu_ratio(small, "raw", own, rows), cpu_ratio(smollm2, "raw", own, rows)
             figures |= {name: min(both), f"{name}_7m": both[0], f"{name}_smollm2": both[1]}
+    for rows in ROWS:
+        figures[f"cpu_ratio_exact_vs_raw{rows}_7m"] = cpu_ratio(small, "raw", "packed_exact", rows)
     for suffix, ratio in (("", cpu_ratio), ("_wall", wall_ratio)):
         for model, runs in (("", small), ("_smollm2", smollm2)):
             figures[f"vs_generate_4{model}{suffix}"] = ratio(runs, "generate", "served", 4)
@@ -228,16 +242,14 @@ def compared(small: Runs, smollm2: Runs) -> Figures:
 def compared_q4(runs: Runs) -> Figures:
     figures: Figures = {}
     for rows in ROWS:
-        ours, theirs = runs["served", rows], runs["llamacpp", rows]
-        figures[f"vs_llamacpp_q4{rows}"] = ours.tokens_per_s / theirs.tokens_per_s
-        figures[f"vs_llamacpp_q4{rows}_cpu"] = ours.tokens_per_cpu_s / theirs.tokens_per_cpu_s
+        for suffix, figure in RATES.items():
+            figures[f"vs_llamacpp_q4{rows}{suffix}"] = paired(runs, "served", "llamacpp", rows, figure)
     return figures
 
 
 def compared_modes(runs: Runs) -> Figures:
     return {
-        f"exact_vs_fast_{dtype}{rows}": runs[f"{dtype}_exact", rows].tokens_per_cpu_s
-        / runs[f"{dtype}_fast", rows].tokens_per_cpu_s
+        f"exact_vs_fast_{dtype}{rows}": paired(runs, f"{dtype}_exact", f"{dtype}_fast", rows, RATES["_cpu"])
         for dtype in MODE_DTYPES
         for rows in MODE_ROWS
     }
@@ -245,7 +257,16 @@ def compared_modes(runs: Runs) -> Figures:
 
 def rates(model: str, runs: Runs) -> Figures:
     """Decoded tokens a second, for the record: what they are worth depends on the machine."""
-    return {f"tokens_per_s_{model}_{name}{rows}": spent.tokens_per_s for (name, rows), spent in runs.items()}
+    return {
+        f"tokens_per_s_{model}_{name}{rows}": max(spent.tokens_per_s for spent in spents)
+        for (name, rows), spents in runs.items()
+    }
+
+
+RATES: Final[Mapping[str, Callable[[Spent], float]]] = {
+    "": lambda spent: spent.tokens_per_s,
+    "_cpu": lambda spent: spent.tokens_per_cpu_s,
+}
 
 
 def measure(plans: Plans, threads: int) -> Figures:
