@@ -86,7 +86,7 @@ class Plans:
 
 FULL: Final = Plans(small=Plan(9, 64, 48), smollm2=Plan(5, 64, 48), q4=Plan(9, 32, 96), modes=Plan(7, 32, 48))
 QUICK: Final = Plans(
-    small=Plan(5, 64, 48), smollm2=Plan(2, 32, 24), q4=Plan(4, 16, 64), modes=Plan(2, 16, 24)
+    small=Plan(5, 64, 48), smollm2=Plan(2, 16, 16), q4=Plan(4, 16, 48), modes=Plan(2, 16, 24)
 )
 
 Runs = Mapping[tuple[str, int], Sequence[Spent]]  # by contender and rows: one a round
