@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn, assert_never
 
 from llama_gossip.engine import wire
-from llama_gossip.engine.base import Engine, EngineEvent, JobDone, JobFailed
+from llama_gossip.engine.base import Engine, EngineEvent, EngineState, JobDone, JobFailed
 from llama_gossip.engine.load import load_engine
 from llama_gossip.errors import LlamaGossipError
 
@@ -71,13 +71,13 @@ class Orders:
 
     def follow(self, pipe: wire.Pipe) -> None:
         """Until the parent has gone, or says what nobody can read."""
+        code = BROKEN
         try:
             while (message := pipe.receive()) is not None:
                 self._obey(message)
             code = GONE
-        except BaseException:
-            code = BROKEN
-            raise
+        except Exception:
+            logging.getLogger(__name__).exception("an order could not be followed")
         finally:
             os._exit(code)
 
@@ -133,7 +133,16 @@ def serve(begin: wire.Begin, line: Line, orders: Orders) -> NoReturn:
     line.say(wire.Opened(engine.info, engine.load()))
     while True:
         time.sleep(REPORT_S)
-        line.say(wire.Report(engine.load()))
+        report(engine, line)
+
+
+def report(engine: Engine, line: Line) -> None:
+    """An engine whose model thread has ended takes its process along, for the parent to begin another."""
+    load = engine.load()
+    if load.state is EngineState.DOWN:
+        logging.getLogger(__name__).error("the engine has ended")
+        os._exit(BROKEN)
+    line.say(wire.Report(load))
 
 
 def main(fd: int) -> NoReturn:
