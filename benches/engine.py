@@ -27,7 +27,6 @@ With --device cuda the engine alone, against the device's memory (benches/throug
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -45,7 +44,7 @@ from decoding import Contender, Spent, prompts
 from llama_gossip.engine import device as devices
 from llama_gossip.engine.catalogue import CATALOGUE, DEFAULT, PackagedFile
 from llama_gossip.engine.load import load_engine
-from reporting import Figures, table
+from reporting import Bars, Figures, tell
 
 ROWS: Final = (1, 4, 16)
 Q4_THREADS: Final = 2
@@ -301,20 +300,16 @@ def main() -> int:
     )
     options = parser.parse_args()
     devices.prepare_environment()
-    bars: Mapping[str, tuple[str, float]] = BARS
-    run: Callable[[], Figures]
+    bars: Bars = BARS
     if options.device == "cpu":
-        run = lambda: measure(QUICK if options.quick else FULL, options.threads)  # noqa: E731
+        figures = measure(QUICK if options.quick else FULL, options.threads)
     else:
         import throughput_limit
 
         bars = throughput_limit.BARS
         plan = throughput_limit.plan(devices.place(options.device).device, quick=options.quick)
-        run = lambda: throughput_limit.told(throughput_limit.measure(options.device, plan))  # noqa: E731
-    figures = run()
-    print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
+        figures = throughput_limit.told(throughput_limit.measure(options.device, plan))
+    tell(figures, bars, as_json=options.json)
     return 0
 
 

@@ -64,6 +64,13 @@ def verdict(value: float, sign: str, bar: float) -> str:
     return f"{sign} {bar:g}  {'held' if held else 'MISSED'}"
 
 
+def tell(figures: Figures, bars: Bars, *, as_json: bool) -> None:
+    """A table; as JSON one object on stdout, and the table on stderr."""
+    print(table(figures, bars), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(figures))
+
+
 def main(
     about: str | None, bars: Bars, measure: Callable[[Plan], Awaitable[Figures]], plan: Plan, quick: Plan
 ) -> int:
@@ -81,7 +88,5 @@ def main(
     with bench_home():
         figures = asyncio.run(run())
     figures["build"] = native_versions()["profile"]
-    print(table(figures, bars), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
+    tell(figures, bars, as_json=options.json)
     return 0

@@ -10,7 +10,6 @@ Runs without the native extension.
 from __future__ import annotations
 
 import argparse
-import json
 import queue
 import random
 import sys
@@ -22,7 +21,7 @@ from llama_gossip.engine.base import Engine, EngineEvent, EngineJob, JobDone, Jo
 from llama_gossip.engine.device import prepare_environment
 from llama_gossip.engine.load import load_engine
 from llama_gossip.protocol.messages import GenerationConfig, IdsPrompt
-from reporting import Figures, table
+from reporting import Figures, tell
 
 SLOTS: Final = 16
 WARM: Final = 200  # requests
@@ -109,9 +108,7 @@ def main() -> int:
         parser.error(f"--requests is at least {2 * WARM}")
     prepare_environment()
     figures = measure(options.model or ("tiny-random" if options.quick else "smollm2-135m"), options.requests)
-    print(table(figures, BARS), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
+    tell(figures, BARS, as_json=options.json)
     return 0
 
 

@@ -12,7 +12,6 @@ greedy and come through the engine's own interface.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -26,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads, as benches/
 from decoding import prompts
 from llama_gossip.engine import device as devices
 from own_engine import OwnEngine
-from reporting import Figures, save, table
+from reporting import Figures, save, tell
 from shapes import LLAMA_1B, SMALL, random_checkpoint
 
 BARS: Final = {"bandwidth_share1": (">=", 0.5), "speedup64": (">=", 15.0)}
@@ -145,9 +144,7 @@ def main() -> int:
     devices.prepare_environment()
     device = devices.place(options.device).device
     figures = told(measure(options.device, plan(device, quick=options.quick)))
-    print(table(figures, BARS), file=sys.stderr if options.json else sys.stdout)
-    if options.json:
-        print(json.dumps(figures))
+    tell(figures, BARS, as_json=options.json)
     if options.save:
         print(f"kept in {save('throughput_limit', figures)}", file=sys.stderr)
     return 0
