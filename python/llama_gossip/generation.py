@@ -66,10 +66,15 @@ class Conversation:
         take_transcript: Callable[[RequestId], bytes],
         seed: int = 0,
         reader: Callable[[bool], None] = lambda full: None,
+        *,
+        model: str = "",
+        ended: Callable[[Conversation], None] = lambda conversation: None,
     ) -> None:
-        """reader: see Unread."""
+        """reader: see Unread. model: that is asked for. ended: called once, at the terminal event, before
+        whoever reads the answer hears of it."""
         self.request_id = request_id
         self.seed = seed
+        self.model = model
         self.submitted_s = time.perf_counter()
         self.waiting = Unread(reader)
         self.answer: Answer | None = None
@@ -77,6 +82,8 @@ class Conversation:
         self.accepted = asyncio.Event()
         self.attempts = 0
         self.worker: NodeId | None = None  # that has it now
+        self.delivery = ""  # that worker's
+        self.total_ms = 0.0  # once it has ended
         self.retries: list[effects.Retried] = []
         self.failovers: list[Failover] = []
         self._take_transcript = take_transcript
@@ -85,6 +92,17 @@ class Conversation:
         self._first_s = self._last_s = 0.0
         self._weakest: ResumeClass | None = None
         self._tokens = 0
+        self._on_end = ended
+
+    @property
+    def tokens(self) -> int:
+        """Handed out so far."""
+        return self._tokens
+
+    @property
+    def first_token_ms(self) -> float | None:
+        """From the submit; None: none has come."""
+        return (self._first_s - self.submitted_s) * 1000 if self._tokens else None
 
     @property
     def ended(self) -> bool:
@@ -94,10 +112,12 @@ class Conversation:
         match effect:
             case effects.Accepted():
                 self.attempts, self.worker = effect.attempt, effect.worker
+                self.delivery = str(effect.delivery)
                 self.accepted.set()
             case effects.DeliverTokens():
                 self._deliver(effect)
             case effects.Retried():
+                self.attempts = max(self.attempts, effect.attempt)
                 self.retries.append(effect)
             case effects.FailedOver():
                 self._seam(effect)
@@ -114,7 +134,7 @@ class Conversation:
         if not self.ended:
             self.error = error
             self.accepted.set()
-            self._changed.set()
+            self._end(time.perf_counter())
 
     async def next(self) -> Token | None:
         """The next token; None at the successful end. Raises the request's error."""
@@ -191,6 +211,11 @@ class Conversation:
             ),
             transcript=transcript,
         )
+        self._end(now_s)
+
+    def _end(self, now_s: float) -> None:
+        self.total_ms = (now_s - self.submitted_s) * 1000
+        self._on_end(self)
         self._changed.set()
 
 

@@ -113,6 +113,15 @@ def test_news_of_a_node_become_events(
     assert [found["event"], *list(found.values())[2:]] == [event, *values]
 
 
+def test_news_of_a_nodes_own_requests_are_no_events_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell(Output("json"), news.RequestAsked(REQUEST, "tiny"))
+    tell(Output(), news.RequestAnswered(REQUEST, "tiny", NODE, "stop", 2, 3, 1.0, 2.0, 1, 0, "direct"))
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
 def test_an_answer_becomes_a_complete_event(capsys: pytest.CaptureFixture[str]) -> None:
     tell_answer(Output("json"), ANSWER, stats=True)
     shown = capsys.readouterr()
