@@ -20,6 +20,7 @@ from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
+from llama_gossip.meters import Gaps, Meters
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.core import Core, PeerView
 from llama_gossip.protocol.messages import NodeId, RequestId
@@ -44,8 +45,9 @@ def now() -> events.Now:
 class Driver:
     """One node's loop: `feed` is the way in, listeners and conversations are the way out."""
 
-    def __init__(self, core: Core, own_id: NodeId) -> None:
+    def __init__(self, core: Core, own_id: NodeId, meters: Meters | None = None) -> None:
         self.core = core
+        self.meters = meters or Meters()
         self.transport: Transport | None = None
         self.engines: EngineSet | None = None
         self.listeners: list[Callable[[news.NodeEvent], None]] = []
@@ -53,6 +55,7 @@ class Driver:
         self.drained = asyncio.Event()
         self.lagged = 0
         self._own_id = own_id
+        self._gaps = Gaps(self.meters.received_gaps_s)
         self._boots: dict[NodeId, int] = {}  # of the peers, newest last
         self._waiting: deque[events.Event] = deque()
         self._performing = False
@@ -113,6 +116,7 @@ class Driver:
             submit.config.seed,
             reader,
             model=submit.model,
+            gaps=self._gaps,
             ended=lambda it: self._tell(answered(it)),
         )
         self.conversations[request_id] = conversation
