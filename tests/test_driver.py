@@ -185,6 +185,21 @@ async def test_a_stop_ends_the_conversations_and_whoever_waits_for_the_drain(rea
     assert real.conversations == {}
 
 
+async def test_a_request_that_is_refused_at_its_submit_is_told_as_asked_and_answered(real: Driver) -> None:
+    told: list[news.NodeEvent] = []
+    real.feed(submit())
+    real.listeners.append(told.append)
+    with pytest.raises(UsageError, match="in use"):
+        real.ask(submit())
+    asked, answered = told
+    assert asked == news.RequestAsked((b"r" * 16).hex(), "")
+    assert isinstance(answered, news.RequestAnswered)
+    assert (answered.request_id, answered.outcome) == (asked.request_id, "usage")
+    assert (answered.worker, answered.first_token_ms, answered.attempts) == ("", None, 0)
+    assert real.conversations == {}
+    real.stop()
+
+
 async def test_an_answer_that_cannot_be_put_together_fails_instead_of_hanging(
     core: Answers, driver: Driver, reported: list[Any]
 ) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from llama_gossip import news
+from llama_gossip.answered import answered
 from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
@@ -106,12 +107,23 @@ class Driver:
         def reader(full: bool) -> None:
             self.feed(events.ReaderFull(request_id) if full else events.ReaderReady(request_id))
 
-        conversation = Conversation(request_id, self.core.take_transcript, submit.config.seed, reader)
+        conversation = Conversation(
+            request_id,
+            self.core.take_transcript,
+            submit.config.seed,
+            reader,
+            model=submit.model,
+            ended=lambda it: self._tell(answered(it)),
+        )
         self.conversations[request_id] = conversation
+        self._tell(news.RequestAsked(request_id.hex(), submit.model))
         try:
             self.feed(submit)
-        except BaseException:
+        except BaseException as error:
             del self.conversations[request_id]
+            if not isinstance(error, LlamaGossipError):
+                error = LlamaGossipError("the request could not be submitted")
+            conversation.fail(error)
             raise
         return conversation
 
@@ -190,9 +202,9 @@ class Driver:
                 self._to_user(effect)
             case effects.PeerUp(node_id, boot):
                 self._note_boot(node_id, boot)
-                self._tell(effect)
+                self._tell(self._news_of(effect))
             case effects.PeerDown() | effects.JobAccepted() | effects.JobEnded():
-                self._tell(effect)
+                self._tell(self._news_of(effect))
             case effects.Drained():
                 self.drained.set()
             case _:
@@ -307,10 +319,7 @@ class Driver:
             if conversation.ended or isinstance(effect, effects.Finished):
                 del self.conversations[effect.request_id]
 
-    def _tell(
-        self, effect: effects.PeerUp | effects.PeerDown | effects.JobAccepted | effects.JobEnded
-    ) -> None:
-        told = self._news_of(effect)
+    def _tell(self, told: news.NodeEvent) -> None:
         for listener in list(self.listeners):
             try:
                 listener(told)

@@ -66,10 +66,15 @@ class Conversation:
         take_transcript: Callable[[RequestId], bytes],
         seed: int = 0,
         reader: Callable[[bool], None] = lambda full: None,
+        *,
+        model: str = "",
+        ended: Callable[[Conversation], None] = lambda conversation: None,
     ) -> None:
-        """reader: see Unread."""
+        """reader: see Unread. model: that is asked for. ended: called once, at the terminal event, before
+        whoever reads the answer hears of it."""
         self.request_id = request_id
         self.seed = seed
+        self.model = model
         self.submitted_s = time.perf_counter()
         self.waiting = Unread(reader)
         self.answer: Answer | None = None
@@ -77,6 +82,8 @@ class Conversation:
         self.accepted = asyncio.Event()
         self.attempts = 0
         self.worker: NodeId | None = None  # that has it now
+        self.delivery = ""  # that worker's
+        self.total_ms = 0.0  # once it has ended
         self.retries: list[effects.Retried] = []
         self.failovers: list[Failover] = []
         self._take_transcript = take_transcript
@@ -85,6 +92,17 @@ class Conversation:
         self._first_s = self._last_s = 0.0
         self._weakest: ResumeClass | None = None
         self._tokens = 0
+        self._on_end = ended
+
+    @property
+    def tokens(self) -> int:
+        """Handed out so far."""
+        return self._tokens
+
+    @property
+    def first_token_ms(self) -> float | None:
+        """From the submit; None: none has come."""
+        return (self._first_s - self.submitted_s) * 1000 if self._tokens else None
 
     @property
     def ended(self) -> bool:
@@ -94,10 +112,12 @@ class Conversation:
         match effect:
             case effects.Accepted():
                 self.attempts, self.worker = effect.attempt, effect.worker
+                self.delivery = str(effect.delivery)
                 self.accepted.set()
             case effects.DeliverTokens():
                 self._deliver(effect)
             case effects.Retried():
+                self.attempts = max(self.attempts, effect.attempt)
                 self.retries.append(effect)
             case effects.FailedOver():
                 self._seam(effect)
@@ -114,7 +134,7 @@ class Conversation:
         if not self.ended:
             self.error = error
             self.accepted.set()
-            self._changed.set()
+            self._end(time.perf_counter())
 
     async def next(self) -> Token | None:
         """The next token; None at the successful end. Raises the request's error."""
@@ -134,10 +154,11 @@ class Conversation:
         self.attempts = batch.attempt
         self._tokens += len(batch.texts)
         self._texts += batch.texts
-        ids: tuple[int | None, ...] = batch.token_ids or (None,) * len(batch.texts)
+        nothing = (None,) * len(batch.texts)
+        ids, logprobs = batch.token_ids or nothing, batch.logprobs or nothing
         self.waiting.put(
-            Token(batch.index + offset, token_id, text)
-            for offset, (token_id, text) in enumerate(zip(ids, batch.texts, strict=True))
+            Token(batch.index + offset, *token)
+            for offset, token in enumerate(zip(ids, batch.texts, logprobs, strict=True))
         )
         self._changed.set()
 
@@ -190,6 +211,11 @@ class Conversation:
             ),
             transcript=transcript,
         )
+        self._end(now_s)
+
+    def _end(self, now_s: float) -> None:
+        self.total_ms = (now_s - self.submitted_s) * 1000
+        self._on_end(self)
         self._changed.set()
 
 
@@ -243,6 +269,17 @@ class Generation:
         if token is None:
             raise StopAsyncIteration
         return token
+
+    def arrived(self) -> list[Token]:
+        """The tokens that are there already, without waiting: [] when none is."""
+        return self._conversation.waiting.take_all()
+
+    async def accepted(self) -> None:
+        """Returns when a worker has taken the request (its first word has come). Raises as the iteration does
+        when it ends before that."""
+        await self._conversation.accepted.wait()
+        if (error := self._conversation.error) is not None and not self._conversation.worker:
+            raise error
 
     async def complete(self) -> Answer:
         """Reads to the end and returns the answer."""

@@ -40,4 +40,29 @@ class RequestEnded:
     reason: str
 
 
-NodeEvent: TypeAlias = PeerUp | PeerDown | RequestAccepted | RequestEnded
+@dataclass(frozen=True, slots=True)
+class RequestAsked:
+    """This node's user asks. Exactly one RequestAnswered follows, whatever becomes of the request."""
+
+    request_id: str
+    model: str  # "": any that is offered
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """The end of a request that this node's user asked, told before its reader hears of it."""
+
+    request_id: str
+    model: str  # that answered; of a request without an answer the one that was asked for
+    worker: str  # the last that accepted it, "": none did
+    outcome: str  # stop | length | the error's code (cancelled, no_workers, ...)
+    tokens: int  # that were handed out
+    prompt_tokens: int  # 0 without an answer
+    first_token_ms: float | None  # from the submit; None: no token came
+    total_ms: float
+    attempts: int
+    failovers: int
+    delivery: str  # direct | gossip, "": no worker accepted it
+
+
+NodeEvent: TypeAlias = PeerUp | PeerDown | RequestAccepted | RequestEnded | RequestAsked | RequestAnswered

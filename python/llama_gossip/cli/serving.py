@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from llama_gossip import news
 from llama_gossip.cli import events
-from llama_gossip.cli.output import Output, memory, one_line, short
+from llama_gossip.cli.output import Output, memory, short
 from llama_gossip.cli.progress import progress_bars
 from llama_gossip.cli.session import Session
 from llama_gossip.cli.signals import SERVE_GRACE_S, UNREAD, Signals, in_own_thread
+from llama_gossip.plain_text import one_line
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine, EngineInfo
@@ -169,5 +170,7 @@ def tell(output: Output, event: news.NodeEvent) -> None:
         case news.RequestEnded():
             output.event(events.RequestEnd(event.request_id, event.tokens, event.reason))
             output.say(f"< {short(event.request_id)}  {event.tokens} tokens, {one_line(event.reason)}")
+        case news.RequestAsked() | news.RequestAnswered():
+            pass  # this node's own requests: whoever asks tells of them
         case _:
             assert_never(event)
