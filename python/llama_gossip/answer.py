@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llama_gossip.protocol.messages import TokenLogprob
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -12,6 +14,7 @@ class Token:
     index: int
     token_id: int | None
     text: str
+    logprob: TokenLogprob | None = None  # where the request asked for logprobs
 
 
 @dataclass(frozen=True, slots=True)

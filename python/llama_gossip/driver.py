@@ -8,6 +8,7 @@ event: it is reported to the loop's exception handler.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -64,6 +65,16 @@ class Driver:
         self._retry: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
         self._loopback = Loopback(own_id, self.feed, self.loop.call_soon)
+
+    def listen(self, listener: Callable[[news.NodeEvent], None]) -> Callable[[], None]:
+        """Tells it all news from now on; the returned function ends that."""
+        self.listeners.append(listener)
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):  # it was called before
+                self.listeners.remove(listener)
+
+        return remove
 
     def on_transport(self, event: TransportEvent) -> None:
         match event:

@@ -159,10 +159,11 @@ class Conversation:
         self.attempts = batch.attempt
         self._tokens += len(batch.texts)
         self._texts += batch.texts
-        ids: tuple[int | None, ...] = batch.token_ids or (None,) * len(batch.texts)
+        nothing = (None,) * len(batch.texts)
+        ids, logprobs = batch.token_ids or nothing, batch.logprobs or nothing
         self.waiting.put(
-            Token(batch.index + offset, token_id, text)
-            for offset, (token_id, text) in enumerate(zip(ids, batch.texts, strict=True))
+            Token(batch.index + offset, *token)
+            for offset, token in enumerate(zip(ids, batch.texts, logprobs, strict=True))
         )
         self._changed.set()
 
@@ -275,6 +276,17 @@ class Generation:
         if token is None:
             raise StopAsyncIteration
         return token
+
+    def arrived(self) -> list[Token]:
+        """The tokens that are there already, without waiting: [] when none is."""
+        return self._conversation.waiting.take_all()
+
+    async def accepted(self) -> None:
+        """Returns when a worker has taken the request (its first word has come). Raises as the iteration does
+        when it ends before that."""
+        await self._conversation.accepted.wait()
+        if (error := self._conversation.error) is not None and not self._conversation.worker:
+            raise error
 
     async def complete(self) -> Answer:
         """Reads to the end and returns the answer."""

@@ -10,7 +10,6 @@ It owns what a node consists of (key, transport, core, engine) and ends it in th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -200,6 +199,7 @@ class InferenceNode:
         top_k: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        logprobs: int | None = None,
         ignore_eos: bool = False,
         min_p: float = 0.0,
         repetition: float = 1.0,
@@ -218,7 +218,8 @@ class InferenceNode:
 
         prompt: a string is one user message through the model's chat template (raw=True: as it is), a list
         of {"role", "content"} a conversation, a list of ints token ids. model None: any that is offered.
-        seed None: drawn. deadline_s: seconds for the whole answer. worker: node id, only that one.
+        seed None: drawn. logprobs: alternatives a token, 0 to 20. deadline_s: seconds for the whole answer.
+        worker: node id, only that one.
         resume: the least that a continuation by another worker may be: exact, ids (same weights) or text.
         delivery: auto (direct, else sealed over gossip), direct or gossip. visibility: public, all may read.
         Raises UsageError at once; the rest comes out of the iteration (see Generation).
@@ -230,6 +231,7 @@ class InferenceNode:
             top_k=top_k,
             seed=seed,
             stop=stop,
+            logprobs=logprobs,
             ignore_eos=ignore_eos,
             min_p=min_p,
             repetition=repetition,
@@ -247,9 +249,10 @@ class InferenceNode:
             delivery=delivery,
             visibility=visibility,
         )
-        return self._submit(submit)
+        return self.submit(submit)
 
-    def _submit(self, submit: events.Submit) -> Generation:
+    def submit(self, submit: events.Submit) -> Generation:
+        """As `generate`, for a request that `submission` has made."""
         self._live_transport()
         self._driver.check_loop()
         return Generation(self._driver.ask(submit), self._cancel)
@@ -283,7 +286,11 @@ class InferenceNode:
 
     def peers(self) -> list[Peer]:
         """Who is in the network, this node not counted."""
-        return [peer_of(view) for view in self._core.peers(now())]
+        return [peer_of(view, self._link(view.node_id)) for view in self._core.peers(now())]
+
+    def _link(self, node_id: NodeId) -> tuple[str, float] | None:
+        """Path and round trip in ms of the connection to a peer, where there is one."""
+        return self._transport.remote_info(node_id) if self._transport is not None else None
 
     def stats(self) -> dict[str, int]:
         """Counters of the core and of the network layer since the start; `clock_skew_ms`: the others' clocks
@@ -306,13 +313,7 @@ class InferenceNode:
 
     def add_listener(self, listener: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Calls `listener` with every NodeEvent from now on; the returned function ends that."""
-        self._driver.listeners.append(listener)
-
-        def remove() -> None:
-            with contextlib.suppress(ValueError):  # it was called before
-                self._driver.listeners.remove(listener)
-
-        return remove
+        return self._driver.listen(listener)
 
     # --- ending ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -102,6 +102,8 @@ class Sampling:
     presence: float = 0.0
     frequency: float = 0.0
     logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    fit: bool = False  # a shorter answer where the context has no room for max_tokens
 
     def checked(self) -> GenerationConfig:
         """Raises UsageError. Without a seed one is drawn: every request can be resumed and repeated."""
@@ -131,6 +133,8 @@ class Sampling:
             repetition=float(self.repetition),
             presence=float(self.presence),
             frequency=float(self.frequency),
+            logit_bias=tuple(self.logit_bias.items()),
+            fit=self.fit,
         )
 
     def _stops(self) -> tuple[str, ...]:

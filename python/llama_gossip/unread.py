@@ -43,6 +43,9 @@ class Unread:
             self._tell(False)
         return token
 
+    def take_all(self) -> list[Token]:
+        return [self.take() for _ in range(len(self._tokens))]
+
 
 def _price(token: Token) -> int:
     return UNREAD_TOKEN_BYTES + len(token.text.encode("utf-8"))

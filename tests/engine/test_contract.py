@@ -186,3 +186,22 @@ def test_load_tells_what_runs_and_rests_at_zero(shared: Shared, ids: Iterator[in
     assert load.first_token_ms > 0
     assert load.memory_free > 0
     assert (load.pool_bytes, load.pool_used_bytes) == (engine.info.pool_bytes, 0)
+
+
+def test_an_answer_that_may_fit_ends_where_the_context_does_and_so_does_its_continuation(
+    shared: Shared, ids: Iterator[int]
+) -> None:
+    engine, seen = shared
+    prompt = IdsPrompt(tuple(5 + n % 50 for n in range(engine.info.context - 6)))
+    options: dict[str, Any] = {"max_tokens": 1_000_000, "ignore_eos": True, "fit": True}
+    first = next(ids)
+    engine.submit(job(first, prompt, **options))
+    whole = seen.answer(first)
+    assert (len(whole.ids), whole.done.finish_reason) == (6, FinishReason.LENGTH)
+    again = next(ids)
+    engine.submit(job(again, prompt, resume=whole.resume_at(2), **options))
+    rest = seen.answer(again)
+    assert (rest.ids, rest.done.total_tokens) == (whole.ids[2:], 6)
+    full = next(ids)
+    engine.submit(job(full, IdsPrompt((5,) * engine.info.context), **options))
+    assert seen.answer(full).failed.code is FailureCode.TOO_LONG

@@ -40,7 +40,9 @@ class Asking:
             request_id=request_id,
             model=options.pop("model", "rare"),
             prompt=options.pop("prompt", ChatPrompt((("user", "a secret"),))),
-            config=GenerationConfig(max_tokens=options.pop("max_tokens", 8), seed=1),
+            config=GenerationConfig(
+                max_tokens=options.pop("max_tokens", 8), seed=1, fit=options.pop("fit", False)
+            ),
             date="2026-11-24",
             **options,
         )

@@ -137,7 +137,9 @@ class HandWorker:
         return signer
 
     def submit(self, **options: Any) -> list[ef.Effect]:
-        config = GenerationConfig(max_tokens=options.pop("max_tokens", 8), seed=1)
+        config = GenerationConfig(
+            max_tokens=options.pop("max_tokens", 8), seed=1, fit=options.pop("fit", False)
+        )
         prompt = options.pop("prompt", ChatPrompt((("user", "hi"),)))
         return self.client.feed(ev.Submit(REQUEST_ID, "tiny", prompt, config, "2026-11-24", **options))
 

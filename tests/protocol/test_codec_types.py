@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 
-from llama_gossip.protocol.messages import Kind
+from llama_gossip.protocol.codec import encode_payload
+from llama_gossip.protocol.messages import Kind, Request
 from tests.protocol.wire_samples import FRAMES
 from tests.protocol.wire_tamper import SAMPLES, decode, elements, kind, refused, replaced
 
@@ -160,7 +163,6 @@ GROUPS = [
     ("announce", (10, 0)),
     ("request", (6,)),
     ("request_public", (10,)),
-    ("request_public", (11,)),
     ("request_public", (11, 12, 0)),
     ("assign", (8, 1, 0)),
     ("assign_resume", (10,)),
@@ -195,6 +197,21 @@ def test_extra_elements_keep_the_type_limits(name: str, path: tuple[int, ...]) -
         nested,
     ):
         refused(name, with_extra(name, path, extra))
+
+
+def test_fit_stands_behind_the_config_only_where_it_is_set() -> None:
+    plain = SAMPLES["request_public"]
+    assert isinstance(plain, Request)
+    assert plain.config is not None
+    fitting = replace(plain, config=replace(plain.config, fit=True))
+    assert encode_payload(fitting) == with_extra("request_public", (11,), True)
+    assert decode("request_public", encode_payload(fitting)) == fitting
+    assert decode("request_public", with_extra("request_public", (11,), False)) == plain
+    for wrong in A_BOOL:
+        refused("request_public", with_extra("request_public", (11,), wrong))
+    longer = msgpack.unpackb(encode_payload(fitting), use_list=True)
+    longer[11].append("later")
+    assert decode("request_public", msgpack.packb(longer, use_bin_type=True)) == fitting
 
 
 def with_extra(name: str, path: tuple[int, ...], extra: object) -> bytes:

@@ -38,6 +38,7 @@ def fail_of(worker: HandWorker) -> ef.Failed:
         ({}, {"model_digest": bytes(32)}, "model", "other weights"),
         ({}, {"prompt": IdsPrompt(tuple(range(600)))}, "too_long", "512 tokens"),
         ({}, {"max_tokens": 600}, "too_long", "512 tokens"),
+        ({}, {"prompt": IdsPrompt(tuple(range(512))), "fit": True}, "too_long", "512 tokens"),
     ],
 )
 def test_what_nobody_can_serve_fails_within_five_seconds_with_a_reason_a_peer(

@@ -341,3 +341,10 @@ def test_the_tables_of_questions_and_claims_are_bounded() -> None:
     for number in range(call.MAX_BIDS + 5):
         crowd.claim(key(f"claimer {number}"))
     assert crowd.client.core.counters()["claims_dropped"] == 5
+
+
+def test_the_topic_is_asked_for_one_token_where_the_answer_may_fit() -> None:
+    asking = Asking()
+    asking.submit(max_tokens=600, fit=True)
+    [request] = asking.asked()
+    assert request.max_tokens == 1

@@ -169,6 +169,10 @@ def rejected_boot(client: HandClient) -> int:
         ({"model_digest": bytes(32)}, RejectReason.DIGEST),
         ({"prompt": IdsPrompt(tuple(range(510)))}, RejectReason.TOO_LONG),
         ({"config": GenerationConfig(max_tokens=600)}, RejectReason.TOO_LONG),
+        (
+            {"config": GenerationConfig(fit=True), "prompt": IdsPrompt(tuple(range(512)))},
+            RejectReason.TOO_LONG,
+        ),
         ({"config": GenerationConfig(max_tokens=40_000)}, RejectReason.POLICY),
     ],
 )

@@ -75,6 +75,7 @@ configs = st.builds(
     seed=u64,
     stop=several(text, 4),
     ignore_eos=st.booleans(),
+    fit=st.booleans(),
     logprobs=st.none() | st.integers(0, 20),
     min_p=f64,
     repetition=f64,

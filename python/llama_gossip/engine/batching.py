@@ -73,7 +73,7 @@ class BatchRow:
     @property
     def longest(self) -> int:
         """Tokens at its end."""
-        return len(self.ids) + max(0, self.answer.job.config.max_tokens - self.answer.made)
+        return len(self.ids) + max(0, self.answer.most - self.answer.made)
 
 
 class Batch:

@@ -72,14 +72,15 @@ def check_ids(ids: Sequence[int], vocabulary: int, what: str) -> None:
         raise bad_request(f"the {what} has ids outside the vocabulary of {vocabulary}")
 
 
-def check_length(prompt_tokens: int, config: GenerationConfig, context: int) -> None:
-    """max_tokens counts the whole answer, so prompt and answer must fit together."""
-    if prompt_tokens + config.max_tokens > context:
+def check_length(prompt_tokens: int, config: GenerationConfig, context: int) -> int:
+    """The most tokens of the whole answer. Prompt and answer must fit together: raises JobError(TOO_LONG)."""
+    if prompt_tokens + config.needed > context:
         raise JobError(
             FailureCode.TOO_LONG,
-            f"{prompt_tokens} prompt tokens and {config.max_tokens} for the answer exceed "
+            f"{prompt_tokens} prompt tokens and {config.needed} for the answer exceed "
             f"the context of {context}",
         )
+    return min(config.max_tokens, context - prompt_tokens)
 
 
 def ids_digest(ids: Sequence[int]) -> bytes:
@@ -95,6 +96,7 @@ class Answer:
     prompt_tokens: int
     prompt_digest: bytes | None
     decoder: Decoder
+    most: int  # tokens of the whole answer
     replayed: tuple[int, ...] = ()
     replayed_chars: int = 0  # of their text, that is not emitted again
     made: int = 0  # tokens of the whole answer, resumed part included
@@ -114,7 +116,7 @@ class Answer:
             self._text.replay(self.replayed)
         if self._text.stopped:
             self.finish_reason = FinishReason.STOP
-        elif self.made >= self.job.config.max_tokens:
+        elif self.made >= self.most:
             self.finish_reason = FinishReason.LENGTH
 
     @property
@@ -127,7 +129,7 @@ class Answer:
         settled = self._text.push(token_id, logprob)
         if self._text.stopped:
             self.finish_reason = FinishReason.STOP
-        elif self.made >= self.job.config.max_tokens:
+        elif self.made >= self.most:
             self.finish_reason = FinishReason.LENGTH
             settled += self._text.finish()
         return self._tokens(settled)

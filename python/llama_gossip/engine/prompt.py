@@ -64,8 +64,8 @@ class PromptReader:
         check_ids(ids, self.vocabulary, "prompt")
         replayed, chars = self._replayed(job.resume)
         resumed = job.resume.from_index if job.resume is not None else 0
-        check_length(len(ids) + max(0, len(replayed) - resumed), job.config, self.context)
-        answer = Answer(job, len(ids), ids_digest(ids), self.table.decoder(), replayed, chars)
+        most = check_length(len(ids) + max(0, len(replayed) - resumed), job.config, self.context)
+        answer = Answer(job, len(ids), ids_digest(ids), self.table.decoder(), most, replayed, chars)
         return ids, answer
 
     def _prompt_ids(self, prompt: Prompt, date: str) -> list[int]:

@@ -164,13 +164,13 @@ class ScriptedModel:
         if not ids:
             raise JobError(FailureCode.BAD_REQUEST, "the prompt is empty")
         check_ids(ids, VOCABULARY, "prompt")
-        check_length(len(ids), job.config, self._script.context)
+        most = check_length(len(ids), job.config, self._script.context)
         resume = job.resume
         if resume is not None:
             check_resume(resume, VOCABULARY)
         key = script_key(ids, job.config.seed)
         replayed, chars = ((), 0) if resume is None else _replayed(resume, key)
-        answer = Answer(job, len(ids), ids_digest(ids), WordDecoder(), replayed, chars)
+        answer = Answer(job, len(ids), ids_digest(ids), WordDecoder(), most, replayed, chars)
         self._jobs += 1
         limit = self._script.faulty_jobs
         faulty = limit is None or self._jobs <= limit

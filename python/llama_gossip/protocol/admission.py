@@ -95,7 +95,7 @@ def _too_long(assign: Assign, model: ModelOffer, policy: Policy) -> bool:
     """As far as it shows without a tokeniser; the engine counts exactly."""
     known = len(assign.prompt.ids) if isinstance(assign.prompt, IdsPrompt) else 1
     resumed = 0 if assign.resume is None else assign.resume.from_index
-    if resumed > assign.config.max_tokens or known + assign.config.max_tokens > model.context:
+    if resumed > assign.config.max_tokens or known + assign.config.needed > model.context:
         return True
     return prompt_bytes(assign.prompt) > policy.max_prompt_bytes
 

@@ -26,7 +26,7 @@ class Question(NamedTuple):
 
     model: str
     prompt_tokens: int  # rounded up to a power of two: members learn no more of a prompt than its size
-    max_tokens: int
+    max_tokens: int  # that a worker's context must have room for
     public: RequestId | None = None  # whose prompt it carries
 
 
@@ -83,6 +83,6 @@ class Call:
 
 def question_of(request: Request) -> Question:
     config = request.submit.config
-    tokens = max(request.prompt_tokens, request.least_context - config.max_tokens, 1)
+    tokens = max(request.prompt_tokens, request.least_context - config.needed, 1)
     public = request.request_id if request.public else None
-    return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.max_tokens, public)
+    return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.needed, public)

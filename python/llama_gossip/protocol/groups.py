@@ -145,7 +145,8 @@ def _read_chat_message(value: object) -> tuple[str, str]:
 
 
 def pack_config(config: GenerationConfig) -> Fields:
-    return (
+    """`fit` came later: it stands behind the others, and only where it is set."""
+    listed: Fields = (
         config.max_tokens,
         float(config.temperature),
         float(config.top_p),
@@ -160,6 +161,7 @@ def pack_config(config: GenerationConfig) -> Fields:
         float(config.frequency),
         tuple((token_id, float(bias)) for token_id, bias in config.logit_bias),
     )
+    return (*listed, True) if config.fit else listed
 
 
 def read_config(value: object) -> GenerationConfig:
@@ -178,6 +180,7 @@ def read_config(value: object) -> GenerationConfig:
         presence=f.f64(g[10]),
         frequency=f.f64(g[11]),
         logit_bias=f.array_of(_read_bias, g[12]),
+        fit=len(g) > 13 and f.flag(g[13]),
     )
 
 

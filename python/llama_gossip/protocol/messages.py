@@ -149,6 +149,12 @@ class GenerationConfig:
     presence: float = 0.0
     frequency: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    fit: bool = False  # fewer than max_tokens where the context leaves no room for as many
+
+    @property
+    def needed(self) -> int:
+        """Tokens of an answer that a context must have room for behind the prompt."""
+        return 1 if self.fit else self.max_tokens
 
 
 @record(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class Request:
         return Want(
             model=self.submit.model,
             model_digest=self.submit.model_digest,
-            least_tokens=max(known + self.submit.config.max_tokens, self.least_context),
+            least_tokens=max(known + self.submit.config.needed, self.least_context),
             max_tokens=self.submit.config.max_tokens,
             worker=self.submit.worker,
             continuation=self.prefix.continuation(self.submit.resume),

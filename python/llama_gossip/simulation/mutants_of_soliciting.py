@@ -54,8 +54,8 @@ OF_SOLICITING: tuple[Mutant, ...] = (
     _mutant(
         "exact_length",
         "call",
-        "return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.max_tokens, public)",
-        "return Question(request.submit.model, tokens, config.max_tokens, public)",
+        "return Question(request.submit.model, 1 << (tokens - 1).bit_length(), config.needed, public)",
+        "return Question(request.submit.model, tokens, config.needed, public)",
         rule="a Request tells the length of a prompt as a power of two",
         oracle="I13",
         focus=("reload",),
