@@ -1,83 +1,8 @@
-"use strict";
-// The dashboard: one stream of the node's state comes in, the page is what it says. Whatever comes from the
-// network becomes a text node, without control and direction characters; nothing is ever read as HTML.
-
-const NOTHING = "–";
-const SHORT_ID = 10;
-const RETRY_MS = [500, 1000, 2000, 4000, 8000];
-const FRESH_MS = 1200; // as long as a new row is tinted
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-
-const $ = (id) => document.getElementById(id);
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-const plain = (text) => String(text).replace(UNSAFE, (c) => ("\n\t\u200c\u200d".includes(c) ? c : ""));
-const fixed = (value, unit = "") => value.toFixed(1) + unit;
-const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-
-function put(element, text) {
-  const shown = plain(text);
-  if (element.textContent !== shown) element.textContent = shown;
-}
-
-function make(kind, text = "", className = "") {
-  const element = document.createElement(kind);
-  if (text) put(element, text);
-  if (className) element.className = className;
-  return element;
-}
-
-function span(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 120) return `${whole} s`;
-  if (whole < 7200) return `${Math.floor(whole / 60)} min`;
-  return whole < 172800 ? `${Math.floor(whole / 3600)} h` : `${Math.floor(whole / 86400)} days`;
-}
-
-// --- asking the gateway ---
-
-const access = {
-  keyed: document.body.dataset.access === "keyed",
-  get key() { return sessionStorage.getItem("llama-gossip key") ?? ""; },
-  set key(key) { sessionStorage.setItem("llama-gossip key", key); },
-};
-
-function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  if (access.key) headers.authorization = `Bearer ${access.key}`;
-  return fetch(path, { cache: "no-store", ...options, headers });
-}
-
-// Server-sent events of a fetch's answer, as {event, data}; comments are passed over.
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let waiting = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const blocks = (waiting + value).split(/\r?\n\r?\n/);
-    waiting = blocks.pop();
-    for (const block of blocks) {
-      const found = { event: "message", data: [] };
-      for (const line of block.split(/\r?\n/)) {
-        if (line.startsWith("event:")) found.event = line.slice(6).trim();
-        if (line.startsWith("data:")) found.data.push(line.slice(line[5] === " " ? 6 : 5));
-      }
-      if (found.data.length) yield { event: found.event, data: found.data.join("\n") };
-    }
-  }
-}
-
-async function refusalOf(response) {
-  try {
-    return (await response.json()).error.message;
-  } catch {
-    return `the gateway answered ${response.status}`;
-  }
-}
+// The dashboard: one stream of the node's state comes in, and the page is what it says.
 
 // --- the state, and its stream ---
 
+const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const KEYS = { peers: "node_id", requests: "request_id", served: "request_id", log: "number" };
 const state = { tables: { peers: new Map(), requests: new Map(), served: new Map(), log: new Map() } };
 
@@ -114,14 +39,24 @@ function showConnection(kind, text) {
   put($("connection"), text);
 }
 
-// Ends only when a key is refused.
+let following = false;
+
 async function follow() {
+  if (following) return;
+  following = true;
+  const refused = await followToTheEnd();
+  following = false;
+  askForKey(refused);
+}
+
+// The end is that the key is refused; the answer is why.
+async function followToTheEnd() {
   for (let tries = 0; ; tries += 1) {
     try {
       const response = await ask("api/events");
-      if (response.status === 401) return askForKey("This key was refused.");
+      if (response.status === 401) return "This key was refused.";
       if (!response.ok) throw new Error(await refusalOf(response));
-      open();
+      admit();
       for await (const { event, data } of events(response)) {
         showConnection("on", "live");
         tries = 0;
@@ -147,7 +82,7 @@ function askForKey(refusal) {
   $("key").focus();
 }
 
-function open() {
+function admit() {
   document.body.dataset.access = "open";
   $("gate").hidden = true;
 }
@@ -177,6 +112,8 @@ function showNetwork(network) {
   showModels(network.models);
 }
 
+const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(1));
+
 function curve(values, most) {
   const step = 236 / (values.length - 1);
   return values.map((value, at) => `${at ? "L" : "M"}${(at * step).toFixed(1)} ${(54 - (value / most) * 50).toFixed(1)}`).join("");
@@ -189,56 +126,13 @@ function showPlot({ throughput, made_throughput: made, tokens_per_s: now, made_t
   $("plot-line").setAttribute("d", curve(throughput, most));
   $("plot-area").setAttribute("d", `${curve(throughput, most)}L236 56L0 56Z`);
   $("plot-made").setAttribute("d", makes ? curve(made, most) : "");
-  put($("plot-now"), `${fixed(now)} tok/s` + (makes ? `, makes ${fixed(madeNow)}` : ""));
+  put($("plot-now"), `${rate(now)} tok/s${makes ? `, makes ${rate(madeNow)}` : ""}`);
   const peak = Math.max(...throughput, ...made);
-  put($("plot-most"), peak ? `last minute, at most ${fixed(peak)}` : "no tokens in the last minute");
-  $("plot-image").setAttribute("aria-label", `Tokens a second to this node over the last minute: now ${fixed(now)}, at most ${fixed(peak)}`);
+  put($("plot-most"), peak ? `last minute, most ${rate(peak)}` : "no tokens in the last minute");
+  $("plot-image").setAttribute("aria-label", `Tokens a second to this node over the last minute: now ${rate(now)}, most ${rate(peak)}`);
 }
 
-// --- tables ---
-
-// Brings a table's rows in line with `rows`: new ones made, changed cells written, gone ones removed.
-function showRows(body, rows, key, cells, testid) {
-  const fields = [...body.parentElement.querySelectorAll("th")].map((th) => [th.dataset.field, th.textContent]);
-  const there = new Map([...body.children].map((row) => [row.dataset.key, row]));
-  const first = body.dataset.filled !== "yes";
-  body.dataset.filled = "yes";
-  rows.forEach((row, at) => {
-    const name = String(row[key]);
-    let shown = there.get(name);
-    there.delete(name);
-    if (!shown) shown = newRow(name, fields, testid, first ? "" : "fresh");
-    fields.forEach(([field], column) => showCell(shown.children[column], cells[field](row)));
-    if (body.children[at] !== shown) body.insertBefore(shown, body.children[at] ?? null);
-  });
-  for (const row of there.values()) row.remove();
-}
-
-function newRow(name, fields, testid, className) {
-  const row = make("tr", "", className);
-  row.setAttribute("role", "row");
-  row.dataset.testid = testid;
-  row.dataset.key = name;
-  for (const [field, label] of fields) {
-    const cell = make("td");
-    cell.setAttribute("role", "cell");
-    Object.assign(cell.dataset, { field, label });
-    row.append(cell);
-  }
-  if (className) setTimeout(() => row.classList.remove(className), FRESH_MS);
-  return row;
-}
-
-// A cell is a text, or {text, mark, title}.
-function showCell(cell, told) {
-  const { text, mark, title } = typeof told === "object" ? told : { text: told };
-  if (title !== undefined) cell.title = plain(title);
-  if (mark === undefined) return put(cell, text);
-  let inner = cell.firstElementChild;
-  if (!inner) cell.replaceChildren((inner = make("span")));
-  inner.className = `mark ${/^[a-z_]*$/.test(mark) ? mark : "failed"}`;
-  return put(inner, text);
-}
+// --- what is in the tables ---
 
 const works = (peer) => peer.max_concurrent > 0;
 const stateOf = (peer) => (peer.silent ? "silent" : peer.state);
@@ -258,7 +152,8 @@ const PEER = {
   last_seen_s: seen,
   version: (p) => p.version || NOTHING,
 };
-const outcomeOf = (outcome) => (outcome === "" ? "running" : ["stop", "length"].includes(outcome) ? outcome : "failed");
+const MARKS = { "": "running", stop: "good", length: "good", done: "good", cancelled: "calm" };
+const outcomeOf = (outcome) => MARKS[outcome] ?? "failed";
 const REQUEST = {
   asked_ms: (r) => clock(r.asked_ms),
   model: (r) => r.model || "any",
@@ -277,13 +172,16 @@ const SERVED = {
 };
 
 function showPeers() {
-  const rank = (p) => [p.models.length ? 0 : 1, p.name, p.node_id];
-  const order = (a, b) => { const [x, y] = [rank(a), rank(b)]; const at = x.findIndex((v, i) => v !== y[i]); return at < 0 ? 0 : x[at] < y[at] ? -1 : 1; };
-  showRows($("peers-rows"), [...state.tables.peers.values()].sort(order), "node_id", PEER, "peer");
+  const rank = (p) => `${p.models.length ? 0 : 1}${p.name}\n${p.node_id}`; // no name holds a line end
+  const ranked = [...state.tables.peers.values()].map((p) => [rank(p), p]);
+  ranked.sort(([a], [b]) => (a < b ? -1 : 1));
+  showRows($("peers-rows"), ranked.map(([, p]) => p), "node_id", PEER, "peer");
 }
 
 function showRequests() {
-  const rows = [...state.tables.requests.values()].sort((a, b) => b.asked_ms - a.asked_ms);
+  const running = (r) => (r.outcome === "" ? 0 : 1);
+  const rows = [...state.tables.requests.values()];
+  rows.sort((a, b) => running(a) - running(b) || b.asked_ms - a.asked_ms);
   showRows($("requests-rows"), rows, "request_id", REQUEST, "request");
 }
 
@@ -377,118 +275,6 @@ if (access.keyed) {
   for (const id of ["ticket-show", "ticket-copy", "ticket-help"]) $(id).hidden = true;
   $("ticket-none").hidden = false;
 }
-
-// --- chat ---
-
-const chat = { messages: [], running: null };
-
-function showModels(names) {
-  const select = $("model");
-  const wanted = names.length ? names : [""];
-  if (wanted.join("\n") === [...select.options].map((o) => o.value).join("\n")) return;
-  const chosen = select.value;
-  select.replaceChildren(...wanted.map((name) => Object.assign(make("option", name || "no model is served"), { value: name })));
-  if (names.includes(chosen)) select.value = chosen;
-  select.disabled = names.length === 0;
-  $("send").disabled = names.length === 0 || chat.running !== null;
-}
-
-function say(text, className) {
-  const item = make("li", "", className);
-  item.append(make("div", text, "text"));
-  $("talk").append(item);
-  item.scrollIntoView({ block: "nearest" });
-  return item;
-}
-
-function follows(change) {
-  const talk = $("talk");
-  const atEnd = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 40;
-  change();
-  if (atEnd) talk.scrollTop = talk.scrollHeight;
-}
-
-function busy(controller) {
-  chat.running = controller;
-  $("stop").hidden = controller === null;
-  $("send").disabled = controller !== null || $("model").disabled;
-  $("talk").setAttribute("aria-busy", String(controller !== null));
-}
-
-async function converse(text) {
-  say(text, "said");
-  const question = { role: "user", content: text };
-  const controller = new AbortController();
-  const item = say("", "heard");
-  item.dataset.testid = "answer";
-  const heard = { text: "", began: performance.now(), first: null, usage: null, facts: null };
-  busy(controller);
-  try {
-    await stream([...chat.messages, question], controller.signal, heard, item.firstElementChild);
-  } catch (error) {
-    const stopped = error.name === "AbortError";
-    follows(() => item.append(make("p", stopped ? "Stopped." : sentence(error), stopped ? "facts-of" : "refusal")));
-  } finally {
-    busy(null);
-  }
-  if (heard.text) chat.messages.push(question, { role: "assistant", content: heard.text });
-  follows(() => item.append(make("p", factsOf(heard), "facts-of")));
-}
-
-async function stream(messages, signal, heard, shown) {
-  const body = { model: $("model").value, messages, stream: true, stream_options: { include_usage: true } };
-  const response = await ask("v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  if (!response.ok) throw new Error(await refusalOf(response));
-  for await (const { data } of events(response)) {
-    if (data === "[DONE]") return;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new Error(chunk.error.message);
-    if (chunk.usage) heard.usage = chunk.usage;
-    if (chunk.llama_gossip) heard.facts = chunk.llama_gossip;
-    const piece = chunk.choices[0]?.delta?.content;
-    if (!piece) continue;
-    heard.first ??= performance.now() - heard.began;
-    heard.text += piece;
-    follows(() => shown.append(plain(piece)));
-  }
-  throw new Error("the stream ended before the answer was complete");
-}
-
-function sentence(error) {
-  const message = error instanceof TypeError ? "the gateway cannot be reached" : error.message;
-  return `${message[0].toUpperCase()}${message.slice(1)}${/[.!?]$/.test(message) ? "" : "."}`;
-}
-
-function factsOf({ usage, first, facts }) {
-  const parts = [];
-  if (facts?.worker) parts.push(state.tables.peers.get(facts.worker)?.name ?? (facts.worker === state.node?.node_id ? state.node.name : facts.worker.slice(0, SHORT_ID)));
-  if (usage) parts.push(many(usage.completion_tokens, "token"));
-  if (first !== null) parts.push(`first token after ${Math.round(first)} ms`);
-  if (facts?.attempts > 1) parts.push(`${facts.attempts} attempts`);
-  return parts.join(" · ");
-}
-
-$("ask").addEventListener("submit", (submitted) => {
-  submitted.preventDefault();
-  const text = $("message").value.trim();
-  if (!text || $("send").disabled) return;
-  $("message").value = "";
-  converse(text);
-});
-
-$("message").addEventListener("keydown", (pressed) => {
-  if (pressed.key !== "Enter" || pressed.shiftKey || pressed.isComposing) return;
-  pressed.preventDefault();
-  $("ask").requestSubmit();
-});
-
-$("stop").addEventListener("click", () => chat.running?.abort());
-$("clear").addEventListener("click", () => {
-  chat.running?.abort();
-  chat.messages = [];
-  $("talk").replaceChildren();
-  $("message").focus();
-});
 
 // --- beginning ---
 

@@ -7,12 +7,11 @@ told the ticket: a key has a rate and a priority, a ticket would let its holder 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from llama_gossip.gateway.live import Live
 from llama_gossip.gateway.page import Page
@@ -47,12 +46,17 @@ class Dashboard:
         self._status.close()
         self._live.close()
 
-    def routes(self) -> Sequence[BaseRoute]:
+    def routes(self) -> list[Route]:
         return [
             Route("/", self._show),
             Route("/api/status", self._tell),
             Route("/api/events", self._stream),
         ]
+
+    @property
+    def readers(self) -> int:
+        """Event streams that are open."""
+        return self._live.readers
 
     def _hear(self, news: NodeEvent) -> None:
         self._live.stir()

@@ -58,7 +58,7 @@ class Served:
 class Line:
     number: int  # counts from 1
     at_ms: int  # wall clock
-    kind: str  # peer_up | peer_down | failover | answered | failed | served
+    kind: str  # peer_up | peer_down | failover | answered | cancelled | failed | served
     text: str
 
 
@@ -145,12 +145,14 @@ class Journal:
         if row.failovers:
             times = "once" if row.failovers == 1 else f"{row.failovers} times"
             self._note("failover", f"an answer changed its worker {times}; {row.worker_name} ended it")
+        by = f" by {row.worker_name}" if row.worker_name else ""
         took = f"{row.tokens} tokens in {(row.total_ms or 0) / 1000:.1f} s"
         if row.outcome in ("stop", "length"):
-            self._note("answered", f"{row.worker_name} answered: {took} ({row.outcome})")
+            self._note("answered", f"answered{by}: {took} ({row.outcome})")
+        elif row.outcome == "cancelled":
+            self._note("cancelled", f"a request was cancelled: {took}{by}")
         else:
-            by = f" at {row.worker_name}" if row.worker_name else ""
-            self._note("failed", f"a request ended{by} as {one_line(row.outcome)}: {took}")
+            self._note("failed", f"a request failed ({one_line(row.outcome)}): {took}{by}")
 
     def _ended(self, event: news.RequestEnded) -> None:
         row = self.served.get(event.request_id)

@@ -71,8 +71,12 @@ class Live:
             reader.stirred.set()
 
     @property
+    def readers(self) -> int:
+        return len(self._readers)
+
+    @property
     def full(self) -> bool:
-        return len(self._readers) >= MAX_READERS
+        return self.readers >= MAX_READERS
 
     async def stream(self) -> AsyncIterator[bytes]:
         """`status` (the whole) first, then `change` (see Changes); comments while nothing is to be told."""
@@ -112,7 +116,7 @@ class Live:
             self._stirred.clear()
             try:
                 self._beat()
-            except Exception as error:  # noqa: BLE001  the next beat may do better; silence would look like a calm network
+            except Exception as error:  # noqa: BLE001  silence would look like a calm network
                 message = "llama-gossip: the dashboard missed a beat"
                 context = {"message": message, "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)

@@ -1,4 +1,4 @@
-"""Page: dashboard.html, .css and .js as one document, and the policy that lets a browser run nothing else.
+"""Page: dashboard.html, .css and the scripts as one document, and the policy that lets no other run.
 
 The law: style and script stand in the document byte for byte as their hashes in the policy say, and nothing
 is inlined between them but escaped text. Without JavaScript the page still shows who is in the network.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from importlib import resources
 from typing import Any
@@ -34,6 +34,16 @@ COLUMNS = (
     ("version", "Version"),
 )
 NOTHING = "–"
+TILES: dict[str, Callable[[Object], str]] = {
+    "workers": lambda network: f"{network['ready_workers']}",
+    "peers": lambda network: f"{network['peers']}",
+    "models": lambda network: f"{len(network['models'])}",
+    "running": lambda network: f"{network['running']} / {network['max_concurrent']}",
+    "queue": lambda network: f"{network['queue_depth']}",
+    "requests": lambda network: f"{network['requests']}",
+    "failovers": lambda network: f"{network['failovers']}",
+}
+SCRIPTS = ("dashboard_base.js", "dashboard_chat.js", "dashboard.js")
 
 
 def policy(style: str, script: str) -> str:
@@ -59,7 +69,7 @@ class Page:
     """Read once; `text` is the document for one state of the node."""
 
     def __init__(self) -> None:
-        style, script = _source("dashboard.css"), _source("dashboard.js")
+        style, script = _source("dashboard.css"), "\n".join(map(_source, SCRIPTS))
         before, rest = _source("dashboard.html").split("<!--style-->")
         between, after = rest.split("<!--script-->")
         self._parts = (before + style + between + script + after).split("<!--slot:")
@@ -83,17 +93,6 @@ def _slots(state: Object | None) -> dict[str, str]:
     rows = "\n".join(_row(peer) for peer in state["peers"])
     tiles = {name: escape(tile(state["network"])) for name, tile in TILES.items()}
     return {"access": "open", "rows": rows, **tiles}
-
-
-TILES = {
-    "workers": lambda network: f"{network['ready_workers']}",
-    "peers": lambda network: f"{network['peers']}",
-    "models": lambda network: f"{len(network['models'])}",
-    "running": lambda network: f"{network['running']} / {network['max_concurrent']}",
-    "queue": lambda network: f"{network['queue_depth']}",
-    "requests": lambda network: f"{network['requests']}",
-    "failovers": lambda network: f"{network['failovers']}",
-}
 
 
 def _row(peer: Object) -> str:
