@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llama_gossip.driver import Driver
+from llama_gossip.engine.base import EngineState
 from llama_gossip.engine_bridge import EngineBridge
 from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import UsageError
@@ -72,6 +73,10 @@ class EngineSlot:
             closed = self._driver.loop.run_in_executor(None, bridge.close)
             self._closing.add(closed)
             closed.add_done_callback(self._closing.discard)
+
+    def models(self) -> tuple[str, ...]:
+        """Of the engines that take jobs."""
+        return tuple(bridge.model for bridge in self._bridges() if bridge.state() is EngineState.READY)
 
     def loads(self) -> list[EngineLoad]:
         """How busy each engine is now."""

@@ -281,6 +281,11 @@ class InferenceNode:
         """Own "ip:port" addresses."""
         return self._transport.addresses if self._transport else ()
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What this node itself serves."""
+        return self._slot.models()
+
     def peers(self) -> list[Peer]:
         """Who is in the network, this node not counted."""
         return [peer_of(view) for view in self._core.peers(now())]
