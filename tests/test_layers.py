@@ -79,6 +79,9 @@ def only_the_random_type(path: Path) -> bool:
         ("torch", {"engine"}),
         ("transformers", {"engine"}),
         ("starlette", {"gateway"}),
+        ("uvicorn", {"gateway"}),
+        ("h11", {"gateway"}),
+        ("prometheus_client", {"gateway"}),
         ("click", {"cli"}),
     ],
 )
@@ -119,11 +122,17 @@ def top_level(path: Path) -> set[str]:
     return found
 
 
+HTTP = ["starlette", "uvicorn", "h11", "prometheus_client"]
+
+
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("llama_gossip", ["torch", "transformers", "numpy", "starlette"]),
-        ("llama_gossip.cli.main", ["torch", "transformers", "numpy", "llama_gossip._native"]),
+        ("llama_gossip", ["torch", "transformers", "numpy", *HTTP]),
+        ("llama_gossip.gateway", ["llama_gossip._native", "asyncio", *HTTP]),
+        ("llama_gossip.cli.client", ["torch", "transformers", "numpy", "llama_gossip._native", *HTTP]),
+        ("llama_gossip.node", ["torch", "transformers", "numpy", *HTTP]),
+        ("llama_gossip.cli.main", ["torch", "transformers", "numpy", "llama_gossip._native", *HTTP]),
         ("llama_gossip.engine", ["torch", "transformers", "llama_gossip._native"]),
         ("llama_gossip.engine.torch_engine", ["llama_gossip._native"]),
         ("llama_gossip.protocol.core", ["asyncio", "torch", "llama_gossip._native"]),

@@ -288,7 +288,11 @@ class InferenceNode:
 
     def peers(self) -> list[Peer]:
         """Who is in the network, this node not counted."""
-        return [peer_of(view) for view in self._core.peers(now())]
+        return [peer_of(view, self._link(view.node_id)) for view in self._core.peers(now())]
+
+    def _link(self, node_id: NodeId) -> tuple[str, float] | None:
+        """Path and round trip in ms of the connection to a peer, where there is one."""
+        return self._transport.remote_info(node_id) if self._transport is not None else None
 
     def stats(self) -> dict[str, int]:
         """Counters of the core and of the network layer since the start; `clock_skew_ms`: the others' clocks

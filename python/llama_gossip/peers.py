@@ -25,6 +25,8 @@ class Peer:
     last_seen_s: float
     addresses: tuple[str, ...]
     version: str
+    path: str  # direct | relayed, how this node is connected to it now; "": it is not
+    rtt_ms: float | None  # of that connection
 
 
 def feature(features: tuple[str, ...], prefix: str) -> str:
@@ -32,8 +34,10 @@ def feature(features: tuple[str, ...], prefix: str) -> str:
     return next((name[len(prefix) :] for name in features if name.startswith(prefix)), "")
 
 
-def peer_of(view: PeerView) -> Peer:
+def peer_of(view: PeerView, link: tuple[str, float] | None) -> Peer:
+    """link: path and round trip in ms of the live connection to it."""
     capacity = view.capacity
+    path, rtt_ms = link if link is not None else ("", None)
     return Peer(
         node_id=view.node_id.hex(),
         name=view.name,
@@ -49,4 +53,6 @@ def peer_of(view: PeerView) -> Peer:
         last_seen_s=view.last_seen_ms / 1000,
         addresses=view.addresses,
         version=feature(view.features, "v/"),
+        path=path,
+        rtt_ms=rtt_ms,
     )

@@ -17,10 +17,11 @@ from llama_gossip import news
 from llama_gossip.answer import Answer, Timings, Usage
 from llama_gossip.cli import events
 from llama_gossip.cli.asking import tell_answer
-from llama_gossip.cli.output import Output, clean, one_line, table
+from llama_gossip.cli.output import Output, table
 from llama_gossip.cli.peers import row_of
 from llama_gossip.cli.serving import tell
 from llama_gossip.peers import Peer
+from llama_gossip.plain_text import clean, one_line
 
 # the promise to programs, written down a second time on purpose
 FIELDS = {
@@ -37,7 +38,7 @@ FIELDS = {
     "shutdown": "reason",
     "dropped": "lines",
     "peer": "node_id name role state models device tokens_per_s queue_depth running max_concurrent"
-    " last_seen_s addresses version",
+    " last_seen_s addresses version path rtt_ms",
     "model": "name title state licence path default",
     "key": "name node_id path",
     "ticket": "ticket network peers",
@@ -61,7 +62,22 @@ ANSWER = Answer(
     timings=Timings(12.5, 40.0, 33.3),
 )
 PEER = Peer(
-    NODE, "w", "worker", "ready", ("tiny",), "cpu", 9.5, 0, 1, 8, 1 << 30, 0.5, ("127.0.0.1:1",), "0.1.0"
+    NODE,
+    "w",
+    "worker",
+    "ready",
+    ("tiny",),
+    "cpu",
+    9.5,
+    0,
+    1,
+    8,
+    1 << 30,
+    0.5,
+    ("127.0.0.1:1",),
+    "0.1.0",
+    "direct",
+    0.4,
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_gossip.cli import events
-from llama_gossip.cli.output import one_line, short
+from llama_gossip.cli.output import short
+from llama_gossip.plain_text import one_line
 
 if TYPE_CHECKING:
     from llama_gossip.answer import Answer

@@ -140,6 +140,8 @@ class PeerRow:
     last_seen_s: float
     addresses: tuple[str, ...]
     version: str
+    path: str  # direct | relayed | ""
+    rtt_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,33 +9,16 @@ import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from llama_gossip.cli.events import SHORT_ID, CliEvent, Dropped, Failure, as_object
+from llama_gossip.plain_text import clean, one_line
 
 if TYPE_CHECKING:
     from llama_gossip.cli.outlet import Outlet
 
 Mode = Literal["human", "json", "quiet"]
-
-
-JOINERS = "\u200c\u200d"  # harmless format characters that words of several scripts and emoji need
-UNSAFE = frozenset(
-    {"Cc", "Cf", "Cs", "Zl", "Zp"}
-)  # control, format (turns of direction), surrogate, line ends
-
-
-def clean(text: str, *, keep: str = "\n\t") -> str:
-    """Without what could steer a terminal."""
-    allowed = keep + JOINERS
-    return "".join(c for c in text if c in allowed or unicodedata.category(c) not in UNSAFE)
-
-
-def one_line(text: str) -> str:
-    """For names and reasons, which belong on one line."""
-    return clean(text, keep="")
 
 
 def short(node_id: str) -> str:

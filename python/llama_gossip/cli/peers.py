@@ -15,7 +15,7 @@ from llama_gossip.cli.session import Session
 if TYPE_CHECKING:
     from llama_gossip.peers import Peer
 
-HEAD = ("NAME", "ID", "ROLE", "STATE", "MODELS", "DEVICE", "TOK/S", "BUSY", "SEEN", "VERSION")
+HEAD = ("NAME", "ID", "ROLE", "STATE", "MODELS", "DEVICE", "TOK/S", "BUSY", "RTT", "PATH", "SEEN", "VERSION")
 
 
 @click.command()
@@ -64,6 +64,8 @@ def row_of(peer: Peer) -> PeerRow:
         last_seen_s=peer.last_seen_s,
         addresses=peer.addresses,
         version=peer.version,
+        path=peer.path,
+        rtt_ms=peer.rtt_ms,
     )
 
 
@@ -77,6 +79,8 @@ def _cells(peer: Peer) -> tuple[str, ...]:
         peer.device or "-",
         f"{peer.tokens_per_s:.1f}" if peer.tokens_per_s else "-",
         f"{peer.running}/{peer.max_concurrent}+{peer.queue_depth}" if peer.max_concurrent else "-",
+        f"{peer.rtt_ms:.1f}ms" if peer.rtt_ms is not None else "-",
+        peer.path or "-",
         f"{peer.last_seen_s:.0f}s",
         peer.version,
     )

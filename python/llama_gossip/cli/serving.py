@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, assert_never
 
 from llama_gossip import news
 from llama_gossip.cli import events
-from llama_gossip.cli.output import Output, memory, one_line, short
+from llama_gossip.cli.output import Output, memory, short
 from llama_gossip.cli.progress import progress_bars
 from llama_gossip.cli.session import Session
 from llama_gossip.cli.signals import SERVE_GRACE_S, UNREAD, Signals, in_own_thread
+from llama_gossip.plain_text import one_line
 
 if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine, EngineInfo
