@@ -14,6 +14,7 @@ from llama_gossip import load_engine
 from llama_gossip.engine import base, process_engine
 from llama_gossip.engine_bridge import EngineBridge
 from llama_gossip.engine_set import EngineSet
+from llama_gossip.histogram import Histogram
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.messages import ChatPrompt, GenerationConfig, NodeId, Phase, RequestId
 
@@ -36,13 +37,15 @@ def start(job: int, *, max_tokens: int = 5) -> effects.StartJob:
 class Listening:
     """A started bridge over a real scripted engine, and the core events that came out of it."""
 
-    def __init__(self, engine: base.Engine | str = "scripted") -> None:
+    def __init__(self, engine: base.Engine | str = "scripted", made: Histogram | None = None) -> None:
         self.seen: list[events.Event] = []
         self.threads: set[int] = set()
         self.refuses: type[object] | None = None
         self._changed = asyncio.Event()
         engine = load_engine(engine) if isinstance(engine, str) else engine
-        self.bridge = EngineBridge(engine, self._feed, trusted=True, look=lambda: self.engines.look())
+        self.bridge = EngineBridge(
+            engine, self._feed, trusted=True, look=lambda: self.engines.look(), made=made
+        )
         self.engines = EngineSet([self.bridge], self._feed)
         self.bridge.start()
 
@@ -59,8 +62,12 @@ class Listening:
                 found = [event for event in self.seen if isinstance(event, kinds)]
                 if found:
                     return found[0]
-                self._changed.clear()
-                await self._changed.wait()
+                await self.next()
+
+    async def next(self) -> None:
+        """Until something new is seen."""
+        self._changed.clear()
+        await self._changed.wait()
 
 
 async def test_a_job_comes_out_as_started_tokens_and_done_on_the_loops_thread() -> None:
@@ -196,3 +203,16 @@ async def test_a_job_belongs_to_its_requester_where_members_are_not_trusted(trus
     bridge.submit(start(1))
     bridge.close()
     assert [job.owner for job in seen] == [None if trusted else b"r" * 32]
+
+
+async def test_the_gaps_between_the_tokens_of_each_job_are_observed() -> None:
+    made = Histogram((0.001, 60.0))
+    it = Listening("scripted:delay_ms=5", made=made)
+    for job in (1, 2):
+        it.bridge.submit(start(job, max_tokens=4))
+    async with asyncio.timeout(60):
+        while len([event for event in it.seen if isinstance(event, events.EngineDone)]) < 2:
+            await it.next()
+    assert made.count == 2 * 3
+    assert made.sum > 2 * 3 * 0.001
+    it.bridge.close()

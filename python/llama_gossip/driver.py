@@ -8,6 +8,7 @@ event: it is reported to the loop's exception handler.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
 from llama_gossip.loopback import Loopback
+from llama_gossip.meters import Gaps, Meters
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.core import Core, PeerView
 from llama_gossip.protocol.messages import NodeId, RequestId
@@ -44,8 +46,9 @@ def now() -> events.Now:
 class Driver:
     """One node's loop: `feed` is the way in, listeners and conversations are the way out."""
 
-    def __init__(self, core: Core, own_id: NodeId) -> None:
+    def __init__(self, core: Core, own_id: NodeId, meters: Meters | None = None) -> None:
         self.core = core
+        self.meters = meters or Meters()
         self.transport: Transport | None = None
         self.engines: EngineSet | None = None
         self.listeners: list[Callable[[news.NodeEvent], None]] = []
@@ -53,6 +56,7 @@ class Driver:
         self.drained = asyncio.Event()
         self.lagged = 0
         self._own_id = own_id
+        self._gaps = Gaps(self.meters.received_gaps_s)
         self._boots: dict[NodeId, int] = {}  # of the peers, newest last
         self._waiting: deque[events.Event] = deque()
         self._performing = False
@@ -61,6 +65,16 @@ class Driver:
         self._retry: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
         self._loopback = Loopback(own_id, self.feed, self.loop.call_soon)
+
+    def listen(self, listener: Callable[[news.NodeEvent], None]) -> Callable[[], None]:
+        """Tells it all news from now on; the returned function ends that."""
+        self.listeners.append(listener)
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):  # it was called before
+                self.listeners.remove(listener)
+
+        return remove
 
     def on_transport(self, event: TransportEvent) -> None:
         match event:
@@ -113,6 +127,7 @@ class Driver:
             submit.config.seed,
             reader,
             model=submit.model,
+            gaps=self._gaps,
             ended=lambda it: self._tell(answered(it)),
         )
         self.conversations[request_id] = conversation

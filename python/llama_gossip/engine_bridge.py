@@ -7,10 +7,13 @@ step of many rows costs one wake-up.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from llama_gossip.engine import base
+from llama_gossip.histogram import Histogram
+from llama_gossip.meters import Gaps
 from llama_gossip.protocol import effects, events
 from llama_gossip.protocol.messages import Capacity, ModelOffer, Phase, PromptFacts
 
@@ -25,13 +28,16 @@ class EngineBridge:
         *,
         trusted: bool,
         look: Callable[[], None],
+        made: Histogram | None = None,
     ) -> None:
         """trusted: the members may share prefixes, whose speed tells that another has sent the same. look:
-        called when the engine may take no jobs any more, before the core hears of those that it has lost."""
+        called when the engine may take no jobs any more, before the core hears of those that it has lost.
+        made: observes the times between the tokens of each job."""
         self.engine = engine
         self._feed = feed
         self._look = look
         self._trusted = trusted
+        self._gaps = None if made is None else Gaps(made)
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -100,6 +106,7 @@ class EngineBridge:
 
     def _on_loop(self, batch: tuple[base.EngineEvent, ...]) -> None:
         self._feed(events.EngineStepped())
+        self._measure(batch)
         if any(isinstance(event, base.JobFailed) and event.code is base.FailureCode.LOST for event in batch):
             self._look()  # first: a freed slot must not be filled from the queue
         for event in batch:
@@ -108,6 +115,16 @@ class EngineBridge:
             except Exception as error:  # noqa: BLE001  the rest of the batch ends other jobs
                 message = "llama-gossip: an event of the engine could not be handled"
                 self._loop.call_exception_handler({"message": message, "exception": error})
+
+    def _measure(self, batch: tuple[base.EngineEvent, ...]) -> None:
+        if (gaps := self._gaps) is None:
+            return
+        now_s = time.perf_counter()
+        for event in batch:
+            if isinstance(event, base.JobTokens):
+                gaps.tokens(event.job_id, len(event.texts), now_s)
+            elif isinstance(event, base.JobDone | base.JobFailed):
+                gaps.over(event.job_id)
 
     def _translated(self, event: base.EngineEvent) -> events.Event:
         match event:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llama_gossip.driver import Driver
-from llama_gossip.engine.base import EngineState
 from llama_gossip.engine_bridge import EngineBridge
 from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import UsageError
@@ -21,7 +20,7 @@ from llama_gossip.protocol import events
 from llama_gossip.protocol.presence import checked_name
 
 if TYPE_CHECKING:
-    from llama_gossip.engine.base import Engine, EngineLoad
+    from llama_gossip.engine.base import Engine, EngineInfo, EngineLoad
 
 
 class EngineSlot:
@@ -55,7 +54,13 @@ class EngineSlot:
             for engine in engines:
                 bridge = next((bridge for bridge in there if bridge.engine is engine), None)
                 if bridge is None:
-                    bridge = EngineBridge(engine, self._driver.feed, trusted=self._trusted, look=self._look)
+                    bridge = EngineBridge(
+                        engine,
+                        self._driver.feed,
+                        trusted=self._trusted,
+                        look=self._look,
+                        made=self._driver.meters.made_gaps_s,
+                    )
                     bridge.start()
                     fresh.append(bridge)
                 bridges.append(bridge)
@@ -74,13 +79,9 @@ class EngineSlot:
             self._closing.add(closed)
             closed.add_done_callback(self._closing.discard)
 
-    def models(self) -> tuple[str, ...]:
-        """Of the engines that take jobs."""
-        return tuple(bridge.model for bridge in self._bridges() if bridge.state() is EngineState.READY)
-
-    def loads(self) -> list[EngineLoad]:
-        """How busy each engine is now."""
-        return [bridge.engine.load() for bridge in self._bridges()]
+    def engines(self) -> list[tuple[EngineInfo, EngineLoad]]:
+        """What serves, and how busy each is now."""
+        return [(bridge.engine.info, bridge.engine.load()) for bridge in self._bridges()]
 
     async def close(self) -> None:
         """Waits until every engine that was ever in here has gone."""

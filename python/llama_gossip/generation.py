@@ -23,6 +23,7 @@ from llama_gossip.errors import (
     RequestTimeout,
     UsageError,
 )
+from llama_gossip.meters import Gaps
 from llama_gossip.protocol import effects
 from llama_gossip.protocol.messages import NodeId, RequestId
 from llama_gossip.protocol.resumption import ResumeClass
@@ -68,10 +69,11 @@ class Conversation:
         reader: Callable[[bool], None] = lambda full: None,
         *,
         model: str = "",
+        gaps: Gaps | None = None,
         ended: Callable[[Conversation], None] = lambda conversation: None,
     ) -> None:
-        """reader: see Unread. model: that is asked for. ended: called once, at the terminal event, before
-        whoever reads the answer hears of it."""
+        """reader: see Unread. model: that is asked for. gaps: told of its tokens. ended: called once, at the
+        terminal event, before whoever reads the answer hears of it."""
         self.request_id = request_id
         self.seed = seed
         self.model = model
@@ -92,6 +94,7 @@ class Conversation:
         self._first_s = self._last_s = 0.0
         self._weakest: ResumeClass | None = None
         self._tokens = 0
+        self._gaps = gaps
         self._on_end = ended
 
     @property
@@ -151,6 +154,8 @@ class Conversation:
         self._last_s = time.perf_counter()
         if not self._tokens:
             self._first_s = self._last_s
+        if self._gaps is not None:
+            self._gaps.tokens(self.request_id, len(batch.texts), self._last_s)
         self.attempts = batch.attempt
         self._tokens += len(batch.texts)
         self._texts += batch.texts
@@ -215,6 +220,8 @@ class Conversation:
 
     def _end(self, now_s: float) -> None:
         self.total_ms = (now_s - self.submitted_s) * 1000
+        if self._gaps is not None:
+            self._gaps.over(self.request_id)
         self._on_end(self)
         self._changed.set()
 

@@ -10,7 +10,6 @@ It owns what a node consists of (key, transport, core, engine) and ends it in th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from llama_gossip.figures import of_engines
 from llama_gossip.generation import Generation
 from llama_gossip.home_network import HomeNetwork, home_network_of
 from llama_gossip.identity import NodeKey, claim_key
+from llama_gossip.meters import Meters
 from llama_gossip.news import NodeEvent
 from llama_gossip.peers import Peer, peer_of
 from llama_gossip.protocol import events
@@ -41,7 +41,7 @@ from llama_gossip.telemetry import Telemetry
 from llama_gossip.transport import Ticket, Transport, encode_ticket
 
 if TYPE_CHECKING:
-    from llama_gossip.engine.base import Engine
+    from llama_gossip.engine.base import Engine, EngineInfo, EngineLoad
     from llama_gossip.sync import SyncNode
 
 TICKET_PEERS = 8  # what a ticket holds
@@ -50,13 +50,16 @@ TICKET_PEERS = 8  # what a ticket holds
 class InferenceNode:
     """One node. Make it with `open` (context manager) or `spawn` + `join`; end it with `shutdown`."""
 
-    def __init__(self, key: NodeKey, core: Core, dirs: Directories, home: HomeNetwork) -> None:
+    def __init__(
+        self, key: NodeKey, core: Core, dirs: Directories, home: HomeNetwork, meters: Meters
+    ) -> None:
         self._key = key
         self._core = core
         self._dirs = dirs
         self._home = home
         self._topic = topic_id(home.secret)
-        self._driver = Driver(core, key.node_id)
+        self.meters = meters
+        self._driver = Driver(core, key.node_id, meters)
         self._slot = EngineSlot(self._driver, trusted=home.name == "")
         self._transport: Transport | None = None
         # The topic's public half names the file: the secret must not be guessable from it.
@@ -122,8 +125,8 @@ class InferenceNode:
         home = home_network_of(join, network, dirs)
         key = claim_key(dirs, name=name, key_file=key_file)
         try:
-            core = core_of(key, home, allow=allow, role=role, is_open=network is not None)
-            node = cls(key, core, dirs, home)
+            core, meters = core_of(key, home, allow=allow, role=role, is_open=network is not None)
+            node = cls(key, core, dirs, home, meters)
             try:
                 await node._bind(reach, allow)
             except BaseException:
@@ -281,11 +284,6 @@ class InferenceNode:
         """Own "ip:port" addresses."""
         return self._transport.addresses if self._transport else ()
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """What this node itself serves."""
-        return self._slot.models()
-
     def peers(self) -> list[Peer]:
         """Who is in the network, this node not counted."""
         return [peer_of(view, self._link(view.node_id)) for view in self._core.peers(now())]
@@ -300,8 +298,12 @@ class InferenceNode:
         and the figures of its engine (`figures.of_engines`)."""
         native = self._transport.stats() if self._transport else {}
         own = {"gossip_lagged": self._driver.lagged, "clock_skew_ms": self._core.skew_ms()}
-        engines = of_engines(self._slot.loads())
+        engines = of_engines([load for _, load in self._slot.engines()])
         return {**self._core.counters(), **native, **own, **self._core.load(), **engines}
+
+    def engines(self) -> list[tuple[EngineInfo, EngineLoad]]:
+        """What it serves with now, and how busy each is."""
+        return self._slot.engines()
 
     def ticket(self) -> str:
         """One line that lets its holder into this network."""
@@ -311,13 +313,7 @@ class InferenceNode:
 
     def add_listener(self, listener: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Calls `listener` with every NodeEvent from now on; the returned function ends that."""
-        self._driver.listeners.append(listener)
-
-        def remove() -> None:
-            with contextlib.suppress(ValueError):  # it was called before
-                self._driver.listeners.remove(listener)
-
-        return remove
+        return self._driver.listen(listener)
 
     # --- ending ---
 

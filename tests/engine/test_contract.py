@@ -185,6 +185,7 @@ def test_load_tells_what_runs_and_rests_at_zero(shared: Shared, ids: Iterator[in
     assert load.tokens_per_s > 0
     assert load.first_token_ms > 0
     assert load.memory_free > 0
+    assert (load.pool_bytes, load.pool_used_bytes) == (engine.info.pool_bytes, 0)
 
 
 def test_an_answer_that_may_fit_ends_where_the_context_does_and_so_does_its_continuation(

@@ -16,7 +16,7 @@ from llama_gossip.engine.pool import LEAST_TOKENS
 from llama_gossip.engine.torch_engine import TorchEngine
 from llama_gossip.errors import EngineError
 from llama_gossip.protocol.messages import IdsPrompt
-from tests.engine.driving import job, started
+from tests.engine.driving import Collector, job, started
 
 CONTEXT_BLOCKS = 4096 // BLOCK_TOKENS  # of tiny-random
 
@@ -140,3 +140,29 @@ def test_a_step_that_fails_otherwise_keeps_the_pools_size(
         engine.submit(job(2, IdsPrompt((1, 2, 3)), max_tokens=4, ignore_eos=True))
         assert len(seen.answer(2).ids) == 4
     assert device.pools[made:] == [2 * CONTEXT_BLOCKS]
+
+
+def test_the_pools_use_is_told_of_what_runs_and_of_what_is_kept(checkpoint: Checkpoint) -> None:
+    engine = TorchEngine(checkpoint, max_concurrent=2, threads=1)
+    block_bytes = engine.info.pool_bytes // (2 * CONTEXT_BLOCKS)
+    used: list[int] = []
+    with started(engine, Collector(lambda _: used.append(engine.load().pool_used_bytes))) as seen:
+        assert engine.load().pool_bytes == engine.info.pool_bytes
+        prompt = IdsPrompt(tuple(range(1, 3 * BLOCK_TOKENS + 1)))
+        engine.submit(job(1, prompt, max_tokens=BLOCK_TOKENS, ignore_eos=True))
+        assert seen.answer(1).done
+        load = engine.load()
+    assert used[0] == 4 * block_bytes  # prompt and answer at their full length
+    assert (used[-1], load.pool_used_bytes) == (0, 0)
+    assert load.pool_kept_bytes == 4 * block_bytes
+
+
+def test_a_pool_that_became_smaller_tells_its_new_size(checkpoint: Checkpoint, device: Device) -> None:
+    engine = TorchEngine(checkpoint, max_concurrent=2, threads=1)
+    with started(engine) as seen:
+        device.refuse = 1
+        engine.submit(job(1, IdsPrompt((1, 2, 3)), max_tokens=4))
+        assert seen.answer(1).failed.retryable
+        load = engine.load()
+    assert load.pool_bytes == engine.info.pool_bytes // 2
+    assert (load.pool_used_bytes, load.pool_kept_bytes) == (0, 0)

@@ -8,7 +8,7 @@ from llama_gossip.protocol.admission import Policy
 from llama_gossip.protocol.envelope import decode_envelope, split_envelope
 from llama_gossip.protocol.jobqueue import Caps
 from llama_gossip.protocol.limits import MAX_TOPIC_BYTES
-from llama_gossip.protocol.messages import Announce, Error, Progress, RejectReason
+from llama_gossip.protocol.messages import Announce, Error, NumericsClass, Progress, PromptFacts, RejectReason
 from tests.protocol.hand import Asked, HandClient, done, ended, key, kinds, only, rejected, running
 from tests.protocol.scripted_model import ScriptedModel
 
@@ -169,3 +169,18 @@ def test_a_job_that_its_requester_gave_up_still_shows_that_the_engine_hangs() ->
     later = asks(client, HONEST[0], 1)[0]
     client.worker.wait(20_500)
     assert last_frame(later) == ("engine_stalled", True)
+
+
+def test_the_wait_of_a_job_is_observed_when_the_engine_begins_with_it() -> None:
+    client = HandClient(ScriptedModel(slots=1))
+    first, _ = asks(client, FLOODER, 2)
+    seen = client.worker.core.queue_wait_s
+    facts = PromptFacts(3, None, None, None, NumericsClass.EXACT)
+    client.worker.feed(ev.EngineStarted(first.job, facts))
+    client.worker.wait(2_000)
+    assert (seen.count, seen.sum) == (1, 0.0)
+    start = next_started(client, first.job)
+    assert start.requester == FLOODER.node_id
+    client.worker.feed(ev.EngineStarted(start.job, facts))
+    client.worker.feed(ev.EngineStarted(99, facts))  # of a job that has gone meanwhile
+    assert (seen.count, seen.sum) == (2, 2.0)

@@ -65,6 +65,9 @@ class EngineLoad:
     fed_tokens: int = 0  # of prompts and resumed parts since the start, that had to be fed
     cached_tokens: int = 0  # and those that were there already
     state: EngineState = EngineState.READY
+    pool_bytes: int = 0  # reserved for keys and values
+    pool_used_bytes: int = 0  # of these, by what runs
+    pool_kept_bytes: int = 0  # and by beginnings that are kept for what may follow
 
 
 @dataclass(frozen=True, slots=True)

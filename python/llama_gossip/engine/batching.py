@@ -22,7 +22,7 @@ from llama_gossip.engine.memory import FreeMemory, out_of_memory
 from llama_gossip.engine.pool import MEMORY_SHARE, Pool
 from llama_gossip.engine.prefix_cache import KEPT_SPANS, PrefixCache, chain_root
 from llama_gossip.engine.prompt import PromptReader
-from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
+from llama_gossip.engine.rows import Ended, Outcome, PoolUse, Prefilled, Sampled
 from llama_gossip.engine.sampling import NotFinite, Pick, Sampler, to_wire
 from llama_gossip.engine.threads import Threads, chosen
 
@@ -103,6 +103,7 @@ class Batch:
         self._copy: CopySpan | None
         self._reader: PromptReader
         self._pool: Pool
+        self._use = PoolUse()  # of the pool, told to other threads
         self._free = FreeMemory(placement.device)
         self._numerics_id = ""
         self._admitted = 0
@@ -126,6 +127,7 @@ class Batch:
             share=MEMORY_SHARE,
             most_bytes=self._pool_bytes,
         )
+        self._use = self._pool.use()
         context = self._pool.context
         notes = (*self._placement.notes, *facts.notes, *opened.notes)
         if context < facts.context:
@@ -186,6 +188,7 @@ class Batch:
         row.number = self._admitted
         self._rows[row.number] = row
         row.answer.cached = row.fed
+        self._use = self._pool.use()
         return True
 
     def release(self, row: BatchRow) -> None:
@@ -193,6 +196,7 @@ class Batch:
         self._rows.pop(row.number, None)
         if span is not None and row.room is not None:
             row.room.give(span, row.root, row.ids[: row.fed] if row.sound else ())
+            self._use = self._pool.use()
 
     def ready_at_s(self) -> float:
         return 0.0
@@ -254,6 +258,9 @@ class Batch:
 
     def memory_free(self) -> int:
         return self._free.bytes
+
+    def pool_use(self) -> PoolUse:
+        return self._use
 
     def interrupt(self) -> None:
         """A forward cannot be interrupted; the thread ends after it."""

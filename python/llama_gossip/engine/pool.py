@@ -13,6 +13,7 @@ from llama_gossip.engine.forward import BLOCK_TOKENS, Forward
 from llama_gossip.engine.kv_spans import blocks_for
 from llama_gossip.engine.memory import FreeMemory, out_of_memory
 from llama_gossip.engine.prefix_cache import PrefixCache
+from llama_gossip.engine.rows import PoolUse
 from llama_gossip.errors import EngineError
 
 MEMORY_SHARE: Final = 0.5  # of free memory that keys and values may take
@@ -54,7 +55,15 @@ class Pool:
 
     @property
     def bytes(self) -> int:
-        return self.blocks * BLOCK_TOKENS * self._forward.bytes_per_token
+        return self._bytes(self.blocks)
+
+    def use(self) -> PoolUse:
+        """Now."""
+        used = self.blocks - self.room.free_blocks
+        return PoolUse(self.bytes, self._bytes(used), self._bytes(self.room.kept_blocks))
+
+    def _bytes(self, blocks: int) -> int:
+        return blocks * BLOCK_TOKENS * self._forward.bytes_per_token
 
     def renew(self, *, smaller: bool) -> None:
         """What it held is gone. Raises EngineError where not even one context can be had any more."""

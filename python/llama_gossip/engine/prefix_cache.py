@@ -62,9 +62,13 @@ class PrefixCache:
         self._by_link: dict[bytes, dict[int, None]] = {}  # first blocks, the newest last
 
     @property
+    def kept_blocks(self) -> int:
+        return sum(kept.span.blocks for kept in self._kept.values())
+
+    @property
     def free_blocks(self) -> int:
         """What a new row may take, kept spans counted as free."""
-        return self._pool.free_blocks + sum(kept.span.blocks for kept in self._kept.values())
+        return self._pool.free_blocks + self.kept_blocks
 
     def take(self, root: bytes, ids: Sequence[int], tokens: int) -> Grant | None:
         """Room for `tokens`, of which `ids` are to be fed. None: not before a row ends."""

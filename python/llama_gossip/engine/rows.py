@@ -50,8 +50,18 @@ class Ended:
 Outcome: TypeAlias = Prefilled | Sampled | Ended | JobError
 
 
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Of the memory for keys and values, in bytes; all 0: the model has none of its own."""
+
+    reserved: int = 0
+    used: int = 0  # by rows
+    kept: int = 0  # by beginnings that no row uses now
+
+
 class SteppedModel(Protocol[RowT]):
-    """A model as the thread drives it. Everything but `interrupt` and `memory_free` runs in that thread."""
+    """A model as the thread drives it. Everything but `interrupt`, `memory_free` and `pool_use` runs in that
+    thread."""
 
     def open(self) -> EngineInfo: ...
 
@@ -72,6 +82,8 @@ class SteppedModel(Protocol[RowT]):
         """The row has ended: frees its cache. Idempotent."""
 
     def memory_free(self) -> int: ...
+
+    def pool_use(self) -> PoolUse: ...
 
     def interrupt(self) -> None:
         """The engine closes: a step that can end early does. Any thread."""

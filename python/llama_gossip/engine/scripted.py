@@ -25,7 +25,7 @@ from llama_gossip.engine.jobs import (
     ids_digest,
 )
 from llama_gossip.engine.memory import memory_available
-from llama_gossip.engine.rows import Ended, Outcome, Prefilled, Sampled
+from llama_gossip.engine.rows import Ended, Outcome, PoolUse, Prefilled, Sampled
 from llama_gossip.engine.stepped import SteppedEngine
 from llama_gossip.errors import UsageError
 from llama_gossip.protocol.messages import (
@@ -216,6 +216,9 @@ class ScriptedModel:
 
     def memory_free(self) -> int:
         return memory_available()
+
+    def pool_use(self) -> PoolUse:
+        return PoolUse()
 
     def interrupt(self) -> None:
         self._interrupted.set()

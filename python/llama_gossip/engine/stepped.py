@@ -126,7 +126,14 @@ class SteppedEngine(Generic[RowT]):
             state = EngineState.DOWN if self._closing else EngineState.READY
         free = self._model.memory_free()
         load = self.gauges.report(running, total - running, self.info.tokens_per_s, free, idle=idle)
-        return replace(load, state=state)
+        pool = self._model.pool_use()
+        return replace(
+            load,
+            state=state,
+            pool_bytes=pool.reserved,
+            pool_used_bytes=pool.used,
+            pool_kept_bytes=pool.kept,
+        )
 
     def close(self, timeout_s: float = 2.0) -> None:
         with self._wake:

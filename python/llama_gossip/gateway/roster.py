@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from llama_gossip.engine.base import EngineState
 from llama_gossip.node import InferenceNode
 
 
@@ -27,7 +28,9 @@ class Roster:
         return any(True for _ in self._served())
 
     def _served(self) -> Iterable[str]:
-        yield from self._node.models
+        for info, load in self._node.engines():
+            if load.state is EngineState.READY:
+                yield info.model
         for peer in self._node.peers():
             if peer.state == "ready":
                 yield from peer.models

@@ -85,6 +85,7 @@ class Core:
         self._roster = Roster(timers=timers, allowlist=allowlist)
         self._book = TranscriptBook(net_id)
         self._worker = Worker(desk, policy=policy, allowlist=allowlist, known=self._roster.__contains__)
+        self.queue_wait_s = self._worker.jobs.queue_wait_s
         self._prekeys = Prekeys(desk, secret_bytes or rng.randbytes)
         self._presence = Presence(
             desk,

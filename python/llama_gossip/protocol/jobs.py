@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llama_gossip.errors import ProtocolError
+from llama_gossip.histogram import WAIT_BOUNDS_S, Histogram
 from llama_gossip.protocol.admission import Offer, Policy, model_of
 from llama_gossip.protocol.agenda import TimerKey
 from llama_gossip.protocol.conversations import Conversations
@@ -42,6 +43,7 @@ class Jobs:
         self._policy = policy
         self._closed = closed  # told in the event in which a job's stream is over
         self.offer = Offer(capacity=None, loading=False, draining=False)
+        self.queue_wait_s = Histogram(WAIT_BOUNDS_S)  # from acceptance to the engine's beginning
         self.queue = JobQueue(ageing_ms=desk.timers.ageing_ms)
         self.pace = Pace()
         self.parking = Parking(desk)
@@ -221,6 +223,7 @@ class Jobs:
         self.stepped()
         job = self._jobs.get(event.job)
         if job is not None and job.state is JobState.PREFILL:
+            self.queue_wait_s.observe((self._desk.now.mono_ms - job.accepted_mono_ms) / 1_000)
             job.engine_started(event.facts, self.pace.first_token_ms)
 
     def engine_progress(self, event: EngineProgress) -> None:
