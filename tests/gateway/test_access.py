@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from llama_gossip.gateway.access import is_loopback_address, is_loopback_name
+from llama_gossip.gateway.bodies import MAX_BODY_BYTES
 from llama_gossip.gateway.keys import Allowance, Key, Keys, digest_of
 
 from .staging import CHAT, Stage, error_of, raw, staged
@@ -30,23 +30,6 @@ async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 
 # --- names and origins ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", ["localhost", "localhost:8411", "127.0.0.1:1", "127.8.9.1", "[::1]:80", "[::1]"])
-def test_loopback_has_these_names(host: str) -> None:
-    assert is_loopback_name(host)
-
-
-@pytest.mark.parametrize(
-    "host", ["", "evil.example", "localhost.evil.example", "192.168.0.1", "127.0.0.1.evil.example", "[::2]", "[", "::1]"]
-)
-def test_other_names_are_no_loopback(host: str) -> None:
-    assert not is_loopback_name(host)
-
-
-def test_an_address_is_loopback_or_not() -> None:
-    assert [is_loopback_address(one) for one in ("127.0.0.1", "::1", "localhost")] == [True] * 3
-    assert [is_loopback_address(one) for one in ("0.0.0.0", "::", "10.0.0.1")] == [False] * 3
 
 
 async def test_another_host_name_is_refused(stage: Stage) -> None:
@@ -187,22 +170,16 @@ async def test_a_client_that_is_still_sending_can_read_that_its_body_is_too_larg
 
 
 async def test_a_body_of_just_the_limit_is_read(stage: Stage) -> None:
-    body = json.dumps({**CHAT, "metadata": {"x": ""}}).encode()
-    filler = b'{"metadata": {"x": "' + b"x" * ((4 << 20) - len(body) - 20)
-    whole = body.replace(b'{"x": ""}', b"{}").replace(b"{", filler + b'"}, ', 1)
-    whole += b" " * ((4 << 20) - len(whole))
-    reply = await stage.http.post(
-        "/v1/chat/completions", content=whole, headers={"content-type": "application/json"}
-    )
-    assert len(whole) == 4 << 20
-    assert reply.status_code == 200
+    body = json.dumps({**CHAT, "metadata": "x"}).encode()
+    body = body.replace(b'"x"', b'"%b"' % (b"x" * (MAX_BODY_BYTES - len(body) + 1)))
+    assert len(body) == MAX_BODY_BYTES
+    headers = {"content-type": "application/json"}
+    assert (await stage.http.post("/v1/chat/completions", content=body, headers=headers)).status_code == 200
 
 
 async def test_a_priority_is_a_digit(stage: Stage) -> None:
-    for text in ("10", "-1", "high", "٣"):
-        reply = await stage.post(
-            "/v1/chat/completions", CHAT, **{"x-llama-gossip-priority": text.encode().decode("latin-1")}
-        )
+    for text in ("10", "-1", "high", "3.0"):
+        reply = await stage.post("/v1/chat/completions", CHAT, **{"x-llama-gossip-priority": text})
         assert (reply.status_code, error_of(reply)["param"]) == (400, "x-llama-gossip-priority")
     assert (
         await stage.post("/v1/chat/completions", CHAT, **{"x-llama-gossip-priority": "9"})

@@ -10,11 +10,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from llama_gossip.errors import LlamaGossipError
 from llama_gossip.gateway.access import Access, is_loopback_address
@@ -59,8 +59,9 @@ class Gateway:
         self._orders = Orders(node.submit, self._metrics.in_flight)
         self._dashboard = Dashboard(node, keyed=bool(keys))
         self._document = openapi()
-        routes = Starlette(routes=self._routes(), exception_handlers=_HANDLERS)
-        routes.router.redirect_slashes = False
+        # Not a Starlette(): that would answer a failure of ours itself, in a shape of its own.
+        router = Router(self._routes(), redirect_slashes=False)
+        routes = ExceptionMiddleware(router, handlers=_HANDLERS)
         self.app = Access(routes, keys=keys, loopback=is_loopback_address(host))
 
     def begin_drain(self) -> None:
