@@ -45,7 +45,8 @@ class Direct:
     async def _events(self, body: bytes) -> AsyncIterator[bytes]:
         asked, number = chat_asked(body), next(self._numbers)
         shaper = Shaper(asked, answer_id=f"chatcmpl-{number}", created=0)
-        self._waiting[number] = queue = asyncio.Queue()
+        queue: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._waiting[number] = queue
         config = GenerationConfig(
             max_tokens=asked.max_tokens or 16, temperature=asked.temperature, ignore_eos=asked.ignore_eos
         )

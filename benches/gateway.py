@@ -2,8 +2,8 @@
 plain uvicorn SSE server around the same engine with no network in between.
 
 Scripted engines, every process on this host, pairs interleaved. (a) first token; (b) tokens/s of 16 streams;
-(c) 200 streams at once on the paced engine: errors, fairness, the gateway's memory; (d) a client that goes, until
-the worker says that its job has ended.
+(c) 200 streams at once on the paced engine: errors, fairness, the gateway's memory; (d) a client that goes,
+until the worker says that its job has ended.
 
     benches/gateway.py [--quick] [--json]
 """

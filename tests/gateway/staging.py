@@ -112,12 +112,9 @@ def events_of(text: str) -> list[Any]:
 
 def text_of(events: Sequence[Any], choice: int = 0) -> str:
     """What a chat's or completion's events say together."""
-    pieces = []
-    for event in events:
-        for one in event["choices"] if isinstance(event, dict) and "choices" in event else []:
-            if one["index"] == choice:
-                pieces.append(one["text"] if "text" in one else one["delta"].get("content", ""))
-    return "".join(pieces)
+    choices = [one for event in events if isinstance(event, dict) for one in event.get("choices", [])]
+    mine = [one for one in choices if one["index"] == choice]
+    return "".join(one["text"] if "text" in one else one["delta"].get("content", "") for one in mine)
 
 
 async def raw(stage: Stage, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -39,7 +39,12 @@ async def test_another_host_name_is_refused(stage: Stage) -> None:
 
 
 async def test_a_page_of_another_origin_gets_nothing(stage: Stage) -> None:
-    for origin in ("http://evil.example", "null", stage.server.url.replace("127.0.0.1", "localhost"), "http://["):
+    for origin in (
+        "http://evil.example",
+        "null",
+        stage.server.url.replace("127.0.0.1", "localhost"),
+        "http://[",
+    ):
         reply = await stage.post("/v1/chat/completions", CHAT, origin=origin)
         assert reply.status_code == 403
         assert "access-control-allow-origin" not in reply.headers
@@ -49,7 +54,9 @@ async def test_a_page_of_another_origin_gets_nothing(stage: Stage) -> None:
 
 
 async def test_without_keys_any_authorization_will_do(stage: Stage) -> None:
-    assert (await stage.http.get("/v1/models", headers={"authorization": "Bearer nonsense"})).status_code == 200
+    assert (
+        await stage.http.get("/v1/models", headers={"authorization": "Bearer nonsense"})
+    ).status_code == 200
 
 
 # --- keys ------------------------------------------------------------------------------------------

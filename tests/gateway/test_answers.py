@@ -130,7 +130,11 @@ async def test_many_at_once_are_not_mixed(stage: Stage) -> None:
     alone = [(await stage.chat(seed=seed)).json()["choices"][0]["message"] for seed in range(20)]
     both = [stage.chat(seed=seed, stream=seed % 2 == 0) for seed in range(20)]
     for seed, reply in enumerate(await asyncio.gather(*both)):
-        got = text_of(events_of(reply.text)) if seed % 2 == 0 else reply.json()["choices"][0]["message"]["content"]
+        got = (
+            text_of(events_of(reply.text))
+            if seed % 2 == 0
+            else reply.json()["choices"][0]["message"]["content"]
+        )
         assert got == alone[seed]["content"]
 
 
@@ -149,7 +153,9 @@ async def test_an_unknown_model_is_a_404_that_a_retry_does_not_help(stage: Stage
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("size", [300_000, 3_900_000])  # over the engine's context, over what a message carries
+@pytest.mark.parametrize(
+    "size", [300_000, 3_900_000]
+)  # over the engine's context, over what a message carries
 async def test_a_prompt_over_the_context_is_the_clients_error(stage: Stage, size: int, stream: bool) -> None:
     reply = await stage.completion(prompt="x" * size, stream=stream)
     assert reply.status_code == 400

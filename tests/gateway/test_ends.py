@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
 from llama_gossip.gateway import orders
+from llama_gossip.gateway.keys import Key, Keys, digest_of
 from tests.live.conftest import eventually
 
 from .staging import CHAT, Stage, error_of, events_of, raw, staged, text_of
@@ -24,7 +26,9 @@ def reasons(stage: Stage) -> list[str]:
 
 async def test_a_client_that_leaves_a_stream_ends_the_workers_job(tmp_path: Path) -> None:
     async with staged(tmp_path, [SLOW]) as stage:
-        async with stage.http.stream("POST", "/v1/chat/completions", json=CHAT | LONG | {"stream": True}) as reply:
+        async with stage.http.stream(
+            "POST", "/v1/chat/completions", json=CHAT | LONG | {"stream": True}
+        ) as reply:
             lines = reply.aiter_lines()
             while "content" not in await anext(lines):
                 pass
@@ -73,7 +77,9 @@ async def test_a_worker_that_goes_in_mid_stream_is_not_noticed_by_the_client(tmp
 async def test_a_stream_that_nobody_can_finish_ends_with_an_error_and_no_done(tmp_path: Path) -> None:
     async with staged(tmp_path, [SLOW]) as stage:
         text, gone = "", False
-        async with stage.http.stream("POST", "/v1/chat/completions", json=CHAT | LONG | {"stream": True}) as reply:
+        async with stage.http.stream(
+            "POST", "/v1/chat/completions", json=CHAT | LONG | {"stream": True}
+        ) as reply:
             async for line in reply.aiter_lines():
                 text += line + "\n"
                 if line.startswith("data: {") and not gone:
@@ -107,7 +113,7 @@ async def test_who_waits_is_told_that_it_waits(tmp_path: Path, monkeypatch: pyte
 
 async def test_a_slow_reader_gets_the_whole_stream(tmp_path: Path) -> None:
     async with staged(tmp_path, ["scripted"]) as stage:
-        body = b'{"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4000, "stream": true}'
+        body = json.dumps(CHAT | {"max_tokens": 4_000, "stream": True}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         reader, writer = await raw(stage, head + body)
@@ -162,8 +168,6 @@ async def test_an_order_of_a_capped_key_is_no_more_urgent_than_its_cap(tmp_path:
     async with staged(tmp_path, ["scripted"]) as stage:
         real = stage.gateway._orders._submit
         stage.gateway._orders._submit = lambda submit: (submitted.append(submit), real(submit))[1]
-        from llama_gossip.gateway.keys import Key, Keys, digest_of
-
         stage.gateway.app._keys = Keys((Key("low", digest_of("k"), priority=2),))
         for given in ({}, {"x-llama-gossip-priority": "9"}, {"x-llama-gossip-priority": "1"}):
             await stage.post("/v1/chat/completions", CHAT, authorization="Bearer k", **given)

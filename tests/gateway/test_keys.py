@@ -45,7 +45,17 @@ def test_the_header_finds_its_key_whatever_the_case_of_its_scheme(
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", "Bearer", "Bearer ", "s3cret-a", "Basic s3cret-a", "Bearer s3cret", "Bearer S3CRET-A", "Bearer é"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "s3cret-a",
+        "Basic s3cret-a",
+        "Bearer s3cret",
+        "Bearer S3CRET-A",
+        "Bearer é",
+    ],
 )
 def test_what_is_no_key_finds_nobody(keys: Keys, authorization: str | None) -> None:
     assert keys.find(authorization) is None

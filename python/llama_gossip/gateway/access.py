@@ -1,8 +1,8 @@
 """Access: who may speak to the port, decided before a route is looked for.
 
-The law: on loopback the name that a browser used must be a loopback name (else another site's name that points
-here would be let in); a page of another origin gets nothing; with keys all but the open paths need one. Each
-reply has an id of its own, and every failure the one shape.
+The law: on loopback the name that a browser used must be a loopback name (else another site's name that
+points here would be let in); a page of another origin gets nothing; with keys all but the open paths need
+one. Each reply has an id of its own, and every failure the one shape.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Access:
                     headers.setdefault(name, value)
             await send(message)
 
-        scope["app"] = self._app  # the router then raises what it refuses, instead of replying in its own words
+        scope["app"] = (
+            self._app
+        )  # the router then raises what it refuses, instead of replying in its own words
         try:
             scope["llama_gossip.key"] = self._admit(Headers(scope=scope), scope["path"])
             await self._app(scope, receive, send_with_headers)
@@ -112,4 +114,6 @@ def _unauthorized() -> ApiError:
 
 
 def _internal() -> ApiError:
-    return ApiError(500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal")
+    return ApiError(
+        500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal"
+    )

@@ -1,8 +1,8 @@
 """Answering: an order's tokens become an HTTP reply, whole or as they come.
 
-The law: a failure before a worker has taken the order is a reply with its status, one after it an event of the
-stream, and never is a cut answer told as a whole one. A client that goes ends its order at once. When the last
-byte is sent the order has ended and is counted.
+The law: a failure before a worker has taken the order is a reply with its status, one after it an event of
+the stream, and never is a cut answer told as a whole one. A client that goes ends its order at once. When
+the last byte is sent the order has ended and is counted.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher = asyncio.create_task(self._watch(receive), name="llama-gossip client watch")
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
             await self._write(send)
         finally:  # nothing here waits: this may be the cancellation of the connection
             watcher.cancel()
@@ -171,7 +173,9 @@ def _failure_of(error: Exception) -> ApiError:
     if isinstance(error, LlamaGossipError):
         return api_error_of(error)
     log.error("a stream of the gateway failed", exc_info=error)
-    return ApiError(500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal")
+    return ApiError(
+        500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal"
+    )
 
 
 def _pieces(generations: Sequence[Generation]) -> AsyncGenerator[Piece, None]:

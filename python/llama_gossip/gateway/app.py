@@ -1,7 +1,7 @@
 """App: the gateway's routes over one node.
 
-The law: what a route cannot do it says in the API's one shape of an error; what it does for the network it does
-through `orders`, and what it shows it reads from the node when it is asked.
+The law: what a route cannot do it says in the API's one shape of an error; what it does for the network it
+does through `orders`, and what it shows it reads from the node when it is asked.
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     reply = error_reply(
         ApiError(
             error.status_code,
-            "there is no such path: GET /openapi.json lists them" if unknown else "the path has other methods",
+            "there is no such path: GET /openapi.json lists them"
+            if unknown
+            else "the path has other methods",
             "invalid_request_error",
             None,
             "not_found" if unknown else "method_not_allowed",

@@ -1,8 +1,8 @@
 """Orders: what the HTTP clients have asked for and the network is answering, one generation a choice.
 
-The law: an order that was begun is ended exactly once, whoever ends it and however; ending it cancels what still
-runs, in no time and without waiting, so that it may be done wherever a client is found to have gone. A gateway
-that drains takes no new ones.
+The law: an order that was begun is ended exactly once, whoever ends it and however; ending it cancels what
+still runs, in no time and without waiting, so that it may be done wherever a client is found to have gone.
+A gateway that drains takes no new ones.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Orders:
         self._make_room(key, now_s)
         generations: list[Generation] = []
         try:
-            for prompt in asked.prompts:
-                generations.append(self._submit(_submission(asked, prompt, min(priority, key.priority))))
+            for prompt in asked.prompts:  # each is there to be cancelled when a later one is refused
+                submit = _submission(asked, prompt, min(priority, key.priority))
+                generations += [self._submit(submit)]
         except LlamaGossipError:
             for generation in generations:
                 generation.cancel("another part of the request was refused")

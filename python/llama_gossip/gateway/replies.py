@@ -1,4 +1,4 @@
-"""Replies that are no answer of a model: errors in the API's one shape, and the end of a body nobody wants."""
+"""Replies that are no answer of a model: errors in the API's one shape, also to who is still sending."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def error_reply(error: ApiError) -> JSONResponse:
 
 
 class UnwantedBody(JSONResponse):
-    """An error that is sent while its client still sends. A connection closed under it would be reset, and the
-    reply lost: it ends once the rest of the body has been read and dropped, within limits."""
+    """An error that is sent while its client still sends. A connection closed under it would be reset, and
+    the reply lost: it ends once the rest of the body has been read and dropped, within limits."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.body(), error.status, headers=error.headers())
