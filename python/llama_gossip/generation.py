@@ -122,6 +122,9 @@ class Conversation:
             case effects.Retried():
                 self.attempts = max(self.attempts, effect.attempt)
                 self.retries.append(effect)
+                if not self._tokens:  # whoever took it has made nothing of it: nobody has it now
+                    self.worker = None
+                    self.accepted.clear()
             case effects.FailedOver():
                 self._seam(effect)
             case effects.Finished():
@@ -282,11 +285,13 @@ class Generation:
         return self._conversation.waiting.take_all()
 
     async def accepted(self) -> None:
-        """Returns when a worker has taken the request (its first word has come). Raises as the iteration does
-        when it ends before that."""
-        await self._conversation.accepted.wait()
-        if (error := self._conversation.error) is not None and not self._conversation.worker:
-            raise error
+        """Returns when a worker has taken the request: its first word has come, and was no refusal. Raises as
+        the iteration does when it ends before that."""
+        conversation = self._conversation
+        while not conversation.ended and conversation.worker is None:
+            await conversation.accepted.wait()
+        if conversation.error is not None and not conversation.waiting:
+            raise conversation.error
 
     async def complete(self) -> Answer:
         """Reads to the end and returns the answer."""

@@ -172,3 +172,29 @@ async def test_metrics_can_be_read_while_the_node_ends_and_after(spawn: Spawn) -
         await asyncio.sleep(0)
     await ending
     assert Scrape(metrics).sum("requests_total") == 1
+
+
+async def test_figures_that_share_a_beginning_are_told_apart_and_times_are_in_seconds(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await spawn("client")
+    stats = {
+        "jobs": 5,
+        "jobs_parked": 2,
+        "jobs_done": 3,
+        "jobs_superseded": 1,
+        "attempts": 4,
+        "attempts_idle": 1,
+    }
+    times = {"queue_ms": 1_500, "clock_skew_ms": -250}
+    drops = {"dropped_seen": 4, "gossip_lagged": 6, "lag": 6}
+    monkeypatch.setattr(node, "stats", lambda: {**stats, **times, **drops})
+    seen = Scrape(Metrics(node))
+    assert (seen("jobs_accepted_total"), seen("job_parkings_total"), seen("attempts_total")) == (5, 2, 4)
+    assert seen.labels("jobs_ended_total", "ending") == {"done", "cancelled", "superseded"}
+    assert seen.sum("jobs_ended_total") == 4
+    assert seen("attempts_failed_total", how="idle") == seen.sum("attempts_failed_total") == 1
+    assert (seen("queue_estimate_seconds"), seen("clock_skew_seconds")) == (1.5, -0.25)
+    assert seen("gossip_messages_dropped_total", reason="seen") == 4
+    assert seen("gossip_messages_dropped_total", reason="lag") == 6
+    assert seen.sum("gossip_messages_dropped_total") == 10

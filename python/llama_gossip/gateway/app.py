@@ -1,0 +1,208 @@
+"""App: the gateway's routes over one node.
+
+The law: what a route cannot do it says in the API's one shape of an error; what it does for the network it
+does through `orders`, and what it shows it reads from the node when it is asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from llama_gossip.errors import LlamaGossipError
+from llama_gossip.gateway.access import Access, is_loopback_address
+from llama_gossip.gateway.answering import Stream, unless_gone, whole_reply
+from llama_gossip.gateway.bodies import ClientGone, TooLarge, read_json
+from llama_gossip.gateway.dashboard import Dashboard
+from llama_gossip.gateway.keys import ORDINARY_PRIORITY, Key, Keys
+from llama_gossip.gateway.metrics import Metrics
+from llama_gossip.gateway.orders import Order, Orders
+from llama_gossip.gateway.replies import UnwantedBody, error_reply
+from llama_gossip.gateway.roster import Roster
+from llama_gossip.node import InferenceNode
+from llama_gossip.openai_api import (
+    ApiError,
+    Asked,
+    Kind,
+    Shaper,
+    api_error_of,
+    chat_asked,
+    completion_asked,
+    model_object,
+    models_list,
+    openapi,
+)
+from llama_gossip.submission import MAX_PRIORITY
+
+CLIENT_GONE = 499  # nobody reads it
+PRIORITY_HEADER = "x-llama-gossip-priority"
+ID_PREFIXES = {Kind.CHAT: "chatcmpl-", Kind.COMPLETION: "cmpl-"}
+AGAIN_S = 2  # a worker announces itself every five seconds, and is often there sooner
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Gateway:
+    """`app` is an ASGI application; it lives on the node's event loop."""
+
+    def __init__(self, node: InferenceNode, *, keys: Keys, host: str) -> None:
+        """host: the address that the port is bound to."""
+        self._metrics = Metrics(node)
+        self._roster = Roster(node)
+        self._orders = Orders(node.submit, self._metrics.in_flight)
+        self._dashboard = Dashboard(node, keyed=bool(keys))
+        self._document = openapi()
+        # Not a Starlette(): that would answer a failure of ours itself, in a shape of its own.
+        router = Router(self._routes(), redirect_slashes=False)
+        routes = ExceptionMiddleware(router, handlers=_HANDLERS)
+        self.app = Access(routes, keys=keys, loopback=is_loopback_address(host))
+
+    def begin_drain(self) -> None:
+        """New generations are refused, what watches is ended; running answers go on."""
+        self._orders.drain()
+        self._dashboard.close()
+
+    def close(self) -> None:
+        """After the last reply: listens to the node no more."""
+        self._dashboard.close()
+        self._metrics.close()
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            Route("/v1/chat/completions", self._generation(chat_asked), methods=["POST"]),
+            Route("/v1/completions", self._generation(completion_asked), methods=["POST"]),
+            Route("/healthz", _healthz),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._exposition),
+            Route("/openapi.json", self._openapi),
+            *self._dashboard.routes(),
+        ]
+
+    # --- looking ---
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse(models_list(self._roster.models()))
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        created = self._roster.models().get(name)
+        if created is None:
+            raise ApiError(
+                404,
+                "no worker of the network serves this model: GET /v1/models lists those that are served",
+                "invalid_request_error",
+                "model",
+                "model_not_found",
+                retryable=False,
+            )
+        return JSONResponse(model_object(name, created))
+
+    async def _readyz(self, request: Request) -> Response:
+        if not self._roster.is_ready():
+            raise ApiError(503, "no worker is ready", "server_error", None, "no_workers", AGAIN_S)
+        return JSONResponse({"status": "ready"})
+
+    async def _exposition(self, request: Request) -> Response:
+        body, media_type = self._metrics.exposition()
+        return Response(body, media_type=media_type)
+
+    async def _openapi(self, request: Request) -> Response:
+        return JSONResponse(self._document)
+
+    # --- asking ---
+
+    def _generation(self, read: Callable[[bytes], Asked]) -> Endpoint:
+        async def generate(request: Request) -> Response:
+            asked = read(await read_json(request))
+            key: Key = request.scope["llama_gossip.key"]
+            order = self._orders.begin(asked, key, _priority_of(request), time.monotonic())
+            return await _answer(order, request)
+
+        return generate
+
+
+async def _answer(order: Order, request: Request) -> Response:
+    asked = order.asked
+    answer_id = ID_PREFIXES[asked.kind] + secrets.token_hex(16)
+    shaper = Shaper(asked, answer_id=answer_id, created=int(time.time()))
+    try:
+        if not asked.stream:
+            return await whole_reply(order, shaper, request.receive)
+        await unless_gone(order.accepted(), request.receive)
+    except BaseException:
+        order.end()
+        raise
+    return Stream(order, shaper)
+
+
+def _priority_of(request: Request) -> int:
+    """Raises ApiError."""
+    text = request.headers.get(PRIORITY_HEADER, "")
+    if text and not (text.isascii() and text.isdigit() and int(text) <= MAX_PRIORITY):
+        raise ApiError(
+            400,
+            f"{PRIORITY_HEADER} must be a number from 0 to {MAX_PRIORITY}",
+            "invalid_request_error",
+            PRIORITY_HEADER,
+            "invalid_value",
+            retryable=False,
+        )
+    return int(text) if text else ORDINARY_PRIORITY
+
+
+async def _healthz(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+# --- failures ----------------------------------------------------------------------------------
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return UnwantedBody(error) if isinstance(error, TooLarge) else error_reply(error)
+
+
+async def _node_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LlamaGossipError)
+    return error_reply(api_error_of(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, a wrong method."""
+    assert isinstance(error, HTTPException)
+    unknown = error.status_code == 404
+    reply = error_reply(
+        ApiError(
+            error.status_code,
+            "there is no such path: GET /openapi.json lists them"
+            if unknown
+            else "the path has other methods",
+            "invalid_request_error",
+            None,
+            "not_found" if unknown else "method_not_allowed",
+            retryable=False,
+        )
+    )
+    reply.headers.update(error.headers or {})
+    return reply
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+_HANDLERS = {
+    ApiError: _api_error,
+    LlamaGossipError: _node_error,
+    HTTPException: _http_error,
+    ClientGone: _client_gone,
+}

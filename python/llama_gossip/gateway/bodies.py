@@ -1,0 +1,54 @@
+"""Bodies of requests: JSON by their type, bounded, read before anything else is done."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from llama_gossip.openai_api import ApiError
+
+MAX_BODY_BYTES = 4 << 20
+
+
+class TooLarge(ApiError):
+    """Told while the client may still be sending."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            413,
+            f"the body is larger than {MAX_BODY_BYTES} bytes",
+            "invalid_request_error",
+            None,
+            "body_too_large",
+            retryable=False,
+        )
+
+
+class ClientGone(Exception):
+    """Nobody waits for the reply any more."""
+
+
+async def read_json(request: Request) -> bytes:
+    """The body of a request that says it is JSON. Raises ApiError (413, 415), ClientGone."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(
+            415,
+            "the body must be JSON: send content-type: application/json",
+            "invalid_request_error",
+            None,
+            "unsupported_media_type",
+            retryable=False,
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise TooLarge
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge
+        if not message.get("more_body", False):
+            return bytes(body)
