@@ -15,7 +15,10 @@ CONTRAST: Final = """(least) => {
   };
   const known = new Map();
   const colour = (text) => known.get(text) ?? known.set(text, parse(text)).get(text);
-  const over = (above, below) => [...[0, 1, 2].map((i) => above[i] * above[3] + below[i] * (1 - above[3])), 1];
+  const over = (above, below) => {
+    const [, , , a] = above;
+    return [...[0, 1, 2].map((i) => above[i] * a + below[i] * (1 - a)), 1];
+  };
   const behind = (element) => {
     const layers = [];
     for (let one = element; one; one = one.parentElement) {

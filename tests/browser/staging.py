@@ -32,10 +32,21 @@ document.addEventListener("securitypolicyviolation", (e) => kept.push(e.violated
 @dataclass
 class Stage:
     home: Path
-    url: str
+    server: Server
     gateway: Gateway
     node: InferenceNode
     workers: list[InferenceNode]
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    async def away(self) -> None:
+        await self.server.stop(0.0)
+
+    async def back(self) -> None:
+        self.server = Server(self.gateway.app, "127.0.0.1", int(self.url.rpartition(":")[2]))
+        await self.server.start()
 
     def guest(self, name: str, script: Script) -> NodeScope:
         """For one `async with`: a worker whose model has its name."""
@@ -59,11 +70,11 @@ async def staged(home: Path, *, key: str = "") -> AsyncIterator[Stage]:
             workers.append(worker)
         gateway = Gateway(node, keys=Keys.read(None, key or None), host="127.0.0.1")
         stack.callback(gateway.close)
-        server = Server(gateway.app, "127.0.0.1", 0)
-        await server.start()
-        stack.push_async_callback(server.stop, 1.0)
+        one = Stage(home, Server(gateway.app, "127.0.0.1", 0), gateway, node, workers)
+        await one.server.start()
+        stack.push_async_callback(one.away)
         await eventually(lambda: [p.state for p in node.peers()] == ["ready"] * 2, "both workers are seen")
-        yield Stage(home, server.url, gateway, node, workers)
+        yield one
 
 
 @dataclass

@@ -25,7 +25,7 @@ AA = 4.5  # WCAG 2, for text of any size
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def busy(stage: Stage) -> AsyncIterator[None]:
     """A few requests that run, one that failed, one that was cancelled, and one that was answered."""
-    running = [stage.node.generate(f"Tell me {n}", max_tokens=100_000) for n in range(3)]
+    running = [stage.node.generate(f"Tell me {n}", max_tokens=8_000) for n in range(3)]
     for generation in running:
         await anext(generation)
     for name in ("nobody-has-it\u202e", "scripted"):
