@@ -69,12 +69,15 @@ FOCUSED: Final = """() => {
   return [element.id || element.getAttribute("aria-labelledby") || element.tagName, seen];
 }"""
 
-# What reaches beyond the window to the right although nothing scrolls it.
+# What reaches beyond the window to the right although nothing scrolls it, and what would have to be scrolled
+# sideways.
 WIDER: Final = """() => {
   const scrolled = (element) => { for (let one = element.parentElement; one; one = one.parentElement)
     if (["auto", "scroll", "hidden"].includes(getComputedStyle(one).overflowX)) return true; return false; };
   const wide = [...document.body.querySelectorAll("*")].filter((element) => element.checkVisibility()
     && element.getBoundingClientRect().right > innerWidth + 0.5 && !scrolled(element));
+  const scrolls = [...document.querySelectorAll(".scroll, .talk")];
+  wide.push(...scrolls.filter((one) => one.scrollWidth > one.clientWidth));
   const page = document.documentElement.scrollWidth > innerWidth ? ["the page"] : [];
   return [...page, ...wide.map((element) => `${element.tagName} ${element.id} ${element.className}`)];
 }"""

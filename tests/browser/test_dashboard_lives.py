@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from playwright.async_api import expect
 
 from llama_gossip.engine.scripted import Script
-from llama_gossip.gateway.status import WORKER_SILENT_S
-from llama_gossip.protocol.timers import Timers
-from tests.cli.cli_process import Running
 
 from .staging import Open, Stage, longer_than
 
@@ -40,22 +35,6 @@ async def test_a_worker_that_comes_and_goes_is_a_row_that_comes_and_goes(stage: 
     await expect(row).to_have_count(0, timeout=PATIENCE_MS)
     await expect(one.of("tile-workers")).to_have_text("2")
     await expect(one.of("log")).to_contain_text("guest is gone")
-
-
-@pytest.mark.slow
-async def test_a_killed_workers_row_changes(stage: Stage, window: Open) -> None:
-    """By itself: nothing is asked of the worker meanwhile. That it takes less than two announce periods is
-    the sum of constants."""
-    assert 2 * Timers().announce_ms / 1000 > WORKER_SILENT_S
-    one = await window(stage.url)
-    with Running(stage.home, "worker", "--json", "--model", "scripted", "--name", "doomed") as doomed:
-        ready = await asyncio.to_thread(doomed.event, "ready")
-        row = one.page.locator(f'[data-key="{ready["node_id"]}"]')
-        state = row.locator('[data-field="state"]')
-        await expect(state).to_have_text("ready", timeout=PATIENCE_MS)
-        doomed.process.kill()
-        await expect(state).to_have_text("silent", timeout=PATIENCE_MS)
-    await expect(one.of("tile-workers")).to_have_text("2")
 
 
 async def test_the_chat_streams_keeps_its_context_and_can_be_stopped(stage: Stage, window: Open) -> None:
