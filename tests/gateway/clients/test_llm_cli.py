@@ -69,14 +69,6 @@ def test_system_prompt_pipe_and_key_work(llm_home: Path) -> None:
 
 
 def test_an_endpoint_needs_no_file_at_all(llm_home: Path, net: Network) -> None:
-    models = llm(llm_home, "openai", "endpoint", net.base_url, "--models")
-    assert MODEL in models.stdout, models.stderr
     done = llm(llm_home, "openai", "endpoint", net.base_url, "Hello", "-m", MODEL, *FIXED)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.split()) >= 10
-
-
-def test_a_refusal_is_told_in_the_gateways_words(llm_home: Path, net: Network) -> None:
-    done = llm(llm_home, "openai", "endpoint", net.base_url, "Hello", "-m", "gpt-9")
-    assert done.returncode != 0
-    assert "gpt-9" in done.stderr or "no worker" in done.stderr
