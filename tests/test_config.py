@@ -62,6 +62,11 @@ SAMPLES: Mapping[str, tuple[str, str, object, object]] = {
     "dtype": ("a", "b", "c", "c"),
     "numerics": ("exact", "fast", "auto", "auto"),
     "engine_process": ("1", "0", True, True),
+    "port": ("1", "2", 0, 0),
+    "host": ("::1", "0.0.0.0", "localhost", "localhost"),
+    "api_key_file": ("/a", "/b", "/c", Path("/c")),
+    "http": ("1", "2", 0, 0),
+    "metrics_port": ("1", "2", 0, 0),
 }
 
 

@@ -35,10 +35,13 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "LLAMA_GOSSIP_"
-OTHER_VARIABLES = ("HOME", "MODELS", "CONFIG", "DEBUG")  # read elsewhere, no options
+API_KEY = "API_KEY"  # never an option: the command line is everybody's to read
+OTHER_VARIABLES = ("HOME", "MODELS", "CONFIG", "DEBUG", API_KEY)  # read elsewhere, no options
 MAX_U64 = 2**64 - 1
 MAX_STOPS = 16  # as many as a submission takes
 MAX_MODELS = 32  # as many as an Announce takes
+MAX_PORT = 65535
+GATEWAY_PORT = 8411
 MAX_CONFIG_BYTES = 1 << 20  # a config file beyond this is some other file
 
 REACHES = ("host",)  # what this version can do; the others come with their issue
@@ -133,6 +136,23 @@ class Config:
     engine_process: bool = _option(
         False, "switch", "The engine in a process of its own: its end is not the node's."
     )
+
+    port: int = _option(
+        GATEWAY_PORT, "integer", "Port to listen on; 0: any that is free.",
+        metavar="PORT", minimum=0, maximum=MAX_PORT,
+    )  # fmt: skip
+    host: str = _option("127.0.0.1", "text", "Address to listen on.", metavar="ADDRESS")
+    api_key_file: Path | None = _option(  # noqa: RUF009
+        None, "path", "Ask for a key: name:key:priority:rate a line.", metavar="FILE"
+    )
+    http: int | None = _option(
+        None, "integer", "Serve HTTP too, as `gateway` does.",
+        metavar="[PORT]", minimum=0, maximum=MAX_PORT, bare=str(GATEWAY_PORT),
+    )  # fmt: skip
+    metrics_port: int | None = _option(
+        None, "integer", "Serve /metrics on this port of 127.0.0.1; 0: any that is free.",
+        metavar="PORT", minimum=0, maximum=MAX_PORT,
+    )  # fmt: skip
 
     sources: Mapping[str, Source] = field(default_factory=dict, compare=False)
     file: Path | None = field(default=None, compare=False)  # the config file that was read

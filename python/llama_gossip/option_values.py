@@ -26,6 +26,7 @@ class OptionSpec:
     above_minimum: bool = False  # the minimum itself is refused
     choices: tuple[str, ...] = ()
     max_items: int | None = None
+    bare: str | None = None  # the value of a flag that stands without one
 
 
 def convert(

@@ -133,6 +133,12 @@ class Running:
                 return found
         return self.event(name, **fields)
 
+    def events_now(self) -> list[dict[str, Any]]:
+        """All events that have come by now, without waiting for one."""
+        while not self._waiting.empty():
+            self.line()
+        return self.events()
+
     def told(self) -> str:
         return "".join([*self.lines[-20:], "--- stderr ---\n", *self.errors[-20:]])
 

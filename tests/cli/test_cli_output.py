@@ -19,7 +19,7 @@ from llama_gossip.cli import events
 from llama_gossip.cli.asking import tell_answer
 from llama_gossip.cli.output import Output, table
 from llama_gossip.cli.peers import row_of
-from llama_gossip.cli.serving import tell
+from llama_gossip.cli.staying import tell
 from llama_gossip.peers import Peer
 from llama_gossip.plain_text import clean, one_line
 

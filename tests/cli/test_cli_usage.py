@@ -26,7 +26,8 @@ FLAGS = {
     "common": "name join network reach key_file json quiet verbose no_color config",
     "generation": "model max_tokens temperature top_p top_k seed stop ignore_eos system raw priority deadline"
     " worker resume delivery visibility stats",
-    "serving": "model max_concurrent device dtype numerics engine_process",
+    "serving": "model max_concurrent device dtype numerics engine_process metrics_port",
+    "http": "port host api_key_file",
 }
 
 
@@ -104,7 +105,8 @@ def test_the_commands_take_the_flags_of_their_job_and_no_others() -> None:
     groups = {group: set(names.split()) for group, names in FLAGS.items()}
     assert own_options("worker") == groups["common"] | groups["serving"]
     assert own_options("client") == groups["common"] | groups["generation"] | {"prompt"}
-    assert own_options("hybrid") == groups["common"] | groups["serving"] | groups["generation"]
+    assert own_options("hybrid") == groups["common"] | groups["serving"] | groups["generation"] | {"http"}
+    assert own_options("gateway") == groups["common"] | groups["http"]
     assert own_options("peers") == own_options("ticket") == groups["common"]
 
 

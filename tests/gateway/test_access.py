@@ -53,6 +53,15 @@ async def test_a_page_of_another_origin_gets_nothing(stage: Stage) -> None:
     assert preflight.status_code == 403
 
 
+async def test_replies_are_counted_by_their_status(stage: Stage) -> None:
+    before = await stage.metric('llama_gossip_http_replies_total{status="200"}')
+    assert (await stage.http.get("/nowhere")).status_code == 404
+    refused = await stage.metric('llama_gossip_http_replies_total{status="404"}')
+    assert (await stage.http.get("/nowhere")).status_code == 404
+    assert await stage.metric('llama_gossip_http_replies_total{status="404"}') == refused + 1
+    assert await stage.metric('llama_gossip_http_replies_total{status="200"}') == before + 3
+
+
 async def test_without_keys_any_authorization_will_do(stage: Stage) -> None:
     assert (
         await stage.http.get("/v1/models", headers={"authorization": "Bearer nonsense"})

@@ -14,11 +14,18 @@ class Ready:
     event: ClassVar[str] = "ready"
     node_id: str
     name: str
-    role: str  # worker | client | hybrid
+    role: str  # worker | client | hybrid | gateway
     ticket: str
     models: tuple[str, ...]
     device: str
     reach: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyAt(Ready):
+    """Of a node that serves HTTP."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)

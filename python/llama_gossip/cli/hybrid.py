@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llama_gossip.engine.base import Engine
     from llama_gossip.node import InferenceNode
 
-OPTIONS = tuple(dict.fromkeys((*COMMON, *SERVING, *GENERATION)))
+OPTIONS = tuple(dict.fromkeys((*COMMON, *SERVING, "http", *GENERATION)))
 
 
 @click.command()
@@ -29,6 +29,7 @@ def hybrid(session: Session, /, **arguments: Any) -> int:
     Of several models the first is the one that the lines are asked of.
     Answers go to stdout, everything else to stderr. When stdin ends it goes on serving. Answers wait for the
     reader of stdout; events of --json are left out when it is too slow, and `dropped` says how many.
+    With --http it is a gateway too; address and keys stand in config.toml or the environment (see gateway).
     """
     if "-" in session.begin(arguments).join:
         raise UsageError("stdin cannot give both a ticket and the prompts", hint="use --join @file")
@@ -38,7 +39,7 @@ def hybrid(session: Session, /, **arguments: Any) -> int:
     async def beside(node: InferenceNode, engine: Engine) -> None:
         await answer_lines(session, node, engine.info.model)
 
-    return asyncio.run(serve(session, "hybrid", beside=beside))
+    return asyncio.run(serve(session, "hybrid", port=session.config.http, beside=beside))
 
 
 async def answer_lines(session: Session, node: InferenceNode, model: str) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "worker": "Serve a model to the network.",
     "client": "Ask the network.",
     "hybrid": "Serve a model, and answer each line of stdin.",
+    "gateway": "Serve OpenAI's API and a dashboard on a local port.",
     "peers": "Show the peers of the network.",
     "models": "List, fetch and find models.",
     "ticket": "Print a ticket of the network.",

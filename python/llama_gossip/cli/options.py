@@ -19,7 +19,8 @@ GENERATION = (
     "priority", "deadline", "worker", "resume", "delivery",
     "visibility", "stats",
 )  # fmt: skip
-SERVING = ("model", "max_concurrent", "device", "dtype", "numerics", "engine_process")
+SERVING = ("model", "max_concurrent", "device", "dtype", "numerics", "engine_process", "metrics_port")
+HTTP = ("port", "host", "api_key_file")
 
 SPELLINGS = {
     "join": ("--join", "--bootstrap"),
@@ -49,6 +50,11 @@ def _click_option(name: str, text: str) -> Callable[[Any], Any]:
     if spec.kind == "switch":
         return click.option(*spellings, name, is_flag=True, default=None, help=shown)
     metavar = spec.metavar or ("|".join(spec.choices) if spec.choices else "N")
+    if spec.bare is not None:
+        return click.option(
+            *spellings, name, type=str, is_flag=False, flag_value=spec.bare,
+            default=None, metavar=metavar, help=shown,
+        )  # fmt: skip
     many = spec.kind == "list"
     return click.option(*spellings, name, type=str, multiple=many, default=None, metavar=metavar, help=shown)
 
@@ -56,6 +62,7 @@ def _click_option(name: str, text: str) -> Callable[[Any], Any]:
 def _notes(name: str) -> str:
     default = DEFAULTS[name]
     told = "" if default in (None, (), False) or name == "verbose" else f"default {default}; "
+    told += f"alone {OPTIONS[name].bare}; " if OPTIONS[name].bare else ""
     return told + environment_name(name)
 
 

@@ -4,17 +4,19 @@ drain, leave."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from llama_gossip import news
 from llama_gossip.cli import events
-from llama_gossip.cli.output import Output, memory, short
+from llama_gossip.cli.http import Http, http_plan, serving_http, tell_http
+from llama_gossip.cli.output import memory, short
 from llama_gossip.cli.progress import progress_bars
 from llama_gossip.cli.session import Session
-from llama_gossip.cli.signals import SERVE_GRACE_S, UNREAD, Signals, in_own_thread
+from llama_gossip.cli.signals import Signals, in_own_thread
+from llama_gossip.cli.staying import DRAIN_S, ready_event, stay
 from llama_gossip.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -22,32 +24,32 @@ if TYPE_CHECKING:
     from llama_gossip.node import InferenceNode
 
 DEFAULT_MODEL = "smollm2-135m"
-DRAIN_S = 10.0  # what a running answer is given to end
 
 Beside = Callable[["InferenceNode", "Engine"], Awaitable[None]]
 
 
-async def serve(session: Session, role: str, *, beside: Beside | None = None) -> int:
-    """Serves until INT or TERM; several models all or not at all. `beside` runs meanwhile, with the first
-    model's engine (what `hybrid` asks), and is cancelled at the end."""
+async def serve(session: Session, role: str, *, port: int | None = None, beside: Beside | None = None) -> int:
+    """Serves until INT or TERM; several models all or not at all. port: of OpenAI's API. `beside` runs
+    meanwhile, with the first model's engine (what `hybrid` asks), and is cancelled at the end."""
     from llama_gossip.engine import check_specs
 
     check_specs(models_of(session), device=session.config.device, dtype=session.config.dtype)
-    output = session.output
-    reason = "error"
-    with Signals(grace_s=SERVE_GRACE_S) as signals, output.unhurried(signals.unread):
-        try:
-            async with session.node(role) as node:
-                node.add_listener(_listener(output, signals))
-                reason = await _serve_until_stopped(session, role, node, signals, beside)
-        finally:
-            output.event(events.Shutdown(reason))  # the last event: nothing of the node speaks after it
-        output.say(f"{node.name} has left")
-    return 0
+    plan = http_plan(session.config, port=port, metrics_port=session.config.metrics_port)
+
+    async def work(node: InferenceNode, signals: Signals) -> str:
+        async with serving_http(plan, node) as http:
+            return await _serve_until_stopped(session, role, node, http, signals, beside)
+
+    return await stay(session, role, work)
 
 
 async def _serve_until_stopped(
-    session: Session, role: str, node: InferenceNode, signals: Signals, beside: Beside | None
+    session: Session,
+    role: str,
+    node: InferenceNode,
+    http: Http,
+    signals: Signals,
+    beside: Beside | None,
 ) -> str:
     models = " and ".join(map(one_line, models_of(session)))
     session.output.say(f"loading {models}; clients are served once this says ready")
@@ -60,27 +62,17 @@ async def _serve_until_stopped(
         session.output.flush()
         os._exit(0)  # the loading thread cannot be stopped, and dies badly with the interpreter
     node.set_engine(engines)
-    say_ready(session, role, node, engines)
+    say_ready(session, role, node, engines, http)
     if beside is not None:
         await signals.until_stopped(_as_coroutine(beside(node, engines[0])))
     await signals.stopped.wait()
     session.output.say(f"{signals.reason}: finishing what runs (again to stop at once)")
-    if not await node.drain(DRAIN_S, signals.reason):
+    drained, _ = await asyncio.gather(node.drain(DRAIN_S, signals.reason), http.drain(DRAIN_S))
+    if not drained:
         session.output.say("some answers could not be finished in time")
+    await http.close()
     await node.shutdown(signals.reason)
     return signals.reason
-
-
-def _listener(output: Output, signals: Signals) -> Callable[[news.NodeEvent], None]:
-    """Tells the news. When nobody reads them any more (a closed pipe) the worker leaves in an orderly way."""
-
-    def listen(event: news.NodeEvent) -> None:
-        try:
-            tell(output, event)
-        except BrokenPipeError:
-            signals.stop(UNREAD)
-
-    return listen
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:
@@ -116,7 +108,9 @@ async def load(session: Session) -> tuple[Engine, ...]:
 # --- words -------------------------------------------------------------------------------------
 
 
-def say_ready(session: Session, role: str, node: InferenceNode, engines: Sequence[Engine]) -> None:
+def say_ready(
+    session: Session, role: str, node: InferenceNode, engines: Sequence[Engine], http: Http
+) -> None:
     """The ready line, what serves, and the next command."""
     infos, output, config = [engine.info for engine in engines], session.output, session.config
     ticket = node.ticket()
@@ -125,14 +119,8 @@ def say_ready(session: Session, role: str, node: InferenceNode, engines: Sequenc
         for note in info.notes:
             output.warn(note if len(infos) == 1 else f"{info.model}: {note}")
     output.event(
-        events.Ready(
-            node_id=node.node_id.hex(),
-            name=node.name,
-            role=role,
-            ticket=ticket,
-            models=tuple(info.model for info in infos),
-            device=device,
-            reach=config.reach,
+        ready_event(
+            node, role=role, models=[i.model for i in infos], device=device, reach=config.reach, url=http.url
         )
     )
     output.say(f"{role} {node.name} is ready ({short(node.node_id.hex())})", style="green")
@@ -141,6 +129,7 @@ def say_ready(session: Session, role: str, node: InferenceNode, engines: Sequenc
     backends = " + ".join(dict.fromkeys(info.backend for info in infos))
     at_once = min(info.max_concurrent for info in infos)
     output.say(f"  device  {device} ({backends}), {at_once} at once")
+    tell_http(output, http)
     output.say(f'  next    llama-gossip client --join {shlex.quote(ticket)} "Hello"')
     if not (config.join or config.network):
         output.say('  here    llama-gossip client "Hello"  (same host and user: no ticket needed)')
@@ -152,25 +141,3 @@ def _about(info: EngineInfo) -> str:
     speed = f"about {info.tokens_per_s:.0f} tok/s" if info.tokens_per_s else "speed not measured yet"
     size = memory(info.memory_bytes) if info.memory_bytes else "no weights"
     return f"{one_line(info.model)}, {info.dtype}, {size}, {speed}"
-
-
-def tell(output: Output, event: news.NodeEvent) -> None:
-    """A node's news as an event and a line."""
-    match event:
-        case news.PeerUp():
-            models = ", ".join(map(one_line, event.models)) or event.role or "client"
-            output.event(events.PeerUp(event.node_id, event.name, event.models))
-            output.say(f"+ {one_line(event.name)} {short(event.node_id)}  {models}")
-        case news.PeerDown():
-            output.event(events.PeerDown(event.node_id, event.reason))
-            output.say(f"- {short(event.node_id)}  {one_line(event.reason)}")
-        case news.RequestAccepted():
-            output.event(events.Request(event.request_id, event.requester, event.model))
-            output.say(f"> {short(event.request_id)} from {short(event.requester)}  {one_line(event.model)}")
-        case news.RequestEnded():
-            output.event(events.RequestEnd(event.request_id, event.tokens, event.reason))
-            output.say(f"< {short(event.request_id)}  {event.tokens} tokens, {one_line(event.reason)}")
-        case news.RequestAsked() | news.RequestAnswered():
-            pass  # this node's own requests: whoever asks tells of them
-        case _:
-            assert_never(event)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 class Access:
     """ASGI: wraps the routes. What it has found out stands in scope["llama_gossip.key"]."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, loopback: bool, replied: Callable[[int], None]) -> None:
+        """replied: called with the status of each reply, before it is sent."""
         self._app = app
+        self._replied = replied
         self._keys = keys
         self._loopback = loopback
 
@@ -44,6 +47,7 @@ class Access:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._replied(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in own.items():
                     headers.setdefault(name, value)

@@ -62,7 +62,9 @@ class Gateway:
         # Not a Starlette(): that would answer a failure of ours itself, in a shape of its own.
         router = Router(self._routes(), redirect_slashes=False)
         routes = ExceptionMiddleware(router, handlers=_HANDLERS)
-        self.app = Access(routes, keys=keys, loopback=is_loopback_address(host))
+        self.app = Access(
+            routes, keys=keys, loopback=is_loopback_address(host), replied=self._metrics.replies.count
+        )
 
     def begin_drain(self) -> None:
         """New generations are refused, what watches is ended; running answers go on."""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import resource
+import secrets
 from typing import Any
 
 import h11
@@ -108,6 +109,7 @@ def _headers(body: bytes) -> list[tuple[bytes, bytes]]:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        (b"x-request-id", f"req_{secrets.token_hex(16)}".encode()),
     ]
 
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from llama_gossip.gateway.engine_figures import EngineFigures
 from llama_gossip.gateway.families import PREFIX
 from llama_gossip.gateway.node_figures import NodeFigures
+from llama_gossip.gateway.replies_tally import RepliesTally
 from llama_gossip.gateway.requests_tally import RequestsTally
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class Metrics:
             "Generations asked by HTTP, from acceptance to end.",
             registry=self.registry,
         )
+        self.replies = RepliesTally()
         tally = RequestsTally()
-        for collector in (tally, NodeFigures(node), EngineFigures(node)):
+        for collector in (tally, self.replies, NodeFigures(node), EngineFigures(node)):
             self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         self._stop_listening = node.add_listener(tally.listen)
