@@ -140,8 +140,10 @@ async def _answer(order: Order, request: Request) -> Response:
         if not asked.stream:
             return await whole_reply(order, shaper, request.receive)
         await unless_gone(order.accepted(), request.receive)
-    except BaseException:
+    except BaseException as error:
         order.end()
+        if isinstance(error, LlamaGossipError):
+            raise api_error_of(error, param=asked.prompt_field) from error
         raise
     return Stream(order, shaper)
 
@@ -149,10 +151,10 @@ async def _answer(order: Order, request: Request) -> Response:
 def _priority_of(request: Request) -> int:
     """Raises ApiError."""
     text = request.headers.get(PRIORITY_HEADER, "")
-    if text and not (text.isascii() and text.isdigit() and int(text) <= MAX_PRIORITY):
+    if text and not (len(text) == 1 and text.isascii() and text.isdigit()):
         raise ApiError(
             400,
-            f"{PRIORITY_HEADER} must be a number from 0 to {MAX_PRIORITY}",
+            f"{PRIORITY_HEADER} must be one digit, {MAX_PRIORITY} the most urgent",
             "invalid_request_error",
             PRIORITY_HEADER,
             "invalid_value",
