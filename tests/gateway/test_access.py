@@ -194,7 +194,7 @@ async def test_a_body_of_just_the_limit_is_read(stage: Stage) -> None:
 
 
 async def test_a_priority_is_a_digit(stage: Stage) -> None:
-    for text in ("10", "-1", "high", "3.0"):
+    for text in ("10", "-1", "high", "3.0", "07", "9" * 5_000):
         reply = await stage.post("/v1/chat/completions", CHAT, **{"x-llama-gossip-priority": text})
         assert (reply.status_code, error_of(reply)["param"]) == (400, "x-llama-gossip-priority")
     assert (

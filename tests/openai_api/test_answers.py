@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_gossip.answer import Token
@@ -129,6 +129,8 @@ def test_what_is_no_chunk_is_what_clients_know() -> None:
 
 
 @given(st.text(), st.text(min_size=1), st.booleans())
+@example("a", "\x00text", False)
+@example("\x00logprobs", "\x00logprobs", True)
 def test_any_text_comes_through_an_event_as_it_was(text: str, model: str, usage: bool) -> None:
     extra = STREAM_WITH_USAGE if usage else {"stream": True}
     spoken = event(shaper(chat(model=model, **extra)).piece(0, Token(0, 5, text)))

@@ -149,10 +149,10 @@ async def _answer(order: Order, request: Request) -> Response:
 def _priority_of(request: Request) -> int:
     """Raises ApiError."""
     text = request.headers.get(PRIORITY_HEADER, "")
-    if text and not (text.isascii() and text.isdigit() and int(text) <= MAX_PRIORITY):
+    if text and not (len(text) == 1 and text.isascii() and text.isdigit()):
         raise ApiError(
             400,
-            f"{PRIORITY_HEADER} must be a number from 0 to {MAX_PRIORITY}",
+            f"{PRIORITY_HEADER} must be one digit, {MAX_PRIORITY} the most urgent",
             "invalid_request_error",
             PRIORITY_HEADER,
             "invalid_value",

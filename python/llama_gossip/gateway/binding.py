@@ -32,7 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
     address = address_of(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only where the protocol is named: without, 40 ms a reply.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise ConfigError(f"this machine has no IPv{address.version}: {error.strerror}") from error
     try:

@@ -278,6 +278,7 @@ if (access.keyed) {
 
 // --- beginning ---
 
+document.documentElement.dataset.script = "runs";
 showModels([]);
 if (access.keyed && !access.key) askForKey("");
 else follow();

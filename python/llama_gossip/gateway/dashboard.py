@@ -15,8 +15,10 @@ from starlette.routing import Route
 
 from llama_gossip.gateway.live import Live
 from llama_gossip.gateway.page import Page
+from llama_gossip.gateway.replies import error_reply
 from llama_gossip.gateway.status import Status
 from llama_gossip.news import NodeEvent
+from llama_gossip.openai_api import ApiError
 
 if TYPE_CHECKING:
     from llama_gossip.node import InferenceNode
@@ -27,6 +29,9 @@ FRESH = {
     "referrer-policy": "no-referrer",
 }
 STREAM = {**FRESH, "cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+AGAIN_S = 10
 
 
 class Dashboard:
@@ -73,13 +78,12 @@ class Dashboard:
     async def _stream(self, request: Request) -> Response:
         if request.method == "HEAD":
             return Response(headers=STREAM, media_type="text/event-stream")
+        if self._live.closed:
+            return _refusal("this gateway ends its work", "draining")
         if self._live.full:
-            return _full()
+            return _refusal("too many dashboards are open: close one", "too_many_readers")
         return StreamingResponse(self._live.stream(), headers=STREAM, media_type="text/event-stream")
 
 
-def _full() -> Response:
-    message = "too many dashboards are open; close one"
-    error = {"message": message, "type": "server_error", "param": None, "code": "too_many_readers"}
-    headers = {**FRESH, "retry-after": "10"}
-    return Response(json.dumps({"error": error}), 503, headers, media_type="application/json")
+def _refusal(message: str, code: str) -> Response:
+    return error_reply(ApiError(503, message, code=code, retry_after_s=AGAIN_S))

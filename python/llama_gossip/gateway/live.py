@@ -75,6 +75,10 @@ class Live:
         return len(self._readers)
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def full(self) -> bool:
         return self.readers >= MAX_READERS
 

@@ -35,8 +35,7 @@ def json_object(body: bytes) -> dict[str, object]:
 
 def _value(body: bytes) -> object:
     try:
-        text = body.decode("utf-8")
-        value: object = _DECODER.decode(text) if text[:1] != "\ufeff" else _refuse("a byte order mark")
+        value: object = _DECODER.decode(body.decode("utf-8"))
         if _SURROGATE_ESCAPE.search(body):
             _encodable(value)
     except UnicodeDecodeError as error:

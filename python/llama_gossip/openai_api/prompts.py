@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from llama_gossip.openai_api import fields as f
-from llama_gossip.openai_api.errors import too_long
-from llama_gossip.protocol.limits import MAX_TOKEN_IDS, MAX_U32
+from llama_gossip.protocol.limits import MAX_U32
 from llama_gossip.protocol.messages import IdsPrompt, RawPrompt
 
 MAX_PROMPTS: Final = 16  # of one request: each is a generation of its own
@@ -40,8 +39,6 @@ def _ids(param: str, value: object) -> IdsPrompt:
     ids = f.items(param, value)
     if not ids:
         raise f.wrong_value(param, "must not be empty")
-    if len(ids) > MAX_TOKEN_IDS:
-        raise too_long(param, f"{param} holds more than {MAX_TOKEN_IDS} token ids")
     whole = [item for item in ids if type(item) is int]
     if len(whole) != len(ids):
         n, wrong = next((n, item) for n, item in enumerate(ids) if type(item) is not int)

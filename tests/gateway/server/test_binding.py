@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -42,3 +43,19 @@ def test_a_port_that_needs_privileges_says_so(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="port 80 may not be used by this user") as caught:
         bind("127.0.0.1", 80)
     assert "above 1023" in caught.value.hint
+
+
+async def test_small_writes_leave_at_once() -> None:
+    """Without TCP_NODELAY a reply of two writes waits 40 ms for its client's acknowledgement."""
+    undelayed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def look(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted = writer.get_extra_info("socket")
+        undelayed.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    bound = bind("127.0.0.1", 0)
+    async with await asyncio.start_server(look, sock=bound):
+        _, writer = await asyncio.open_connection(*bound.getsockname())
+        assert await undelayed == 1
+        writer.close()
