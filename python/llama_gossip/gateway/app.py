@@ -140,8 +140,10 @@ async def _answer(order: Order, request: Request) -> Response:
         if not asked.stream:
             return await whole_reply(order, shaper, request.receive)
         await unless_gone(order.accepted(), request.receive)
-    except BaseException:
+    except BaseException as error:
         order.end()
+        if isinstance(error, LlamaGossipError):
+            raise api_error_of(error, param=asked.prompt_field) from error
         raise
     return Stream(order, shaper)
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llama_gossip.openai_api.reply_schemas import ref, reply_schemas
 from llama_gossip.openai_api.request_schemas import chat_request, completion_request, message
+from llama_gossip.protocol.limits import MAX_PRIORITY
 from llama_gossip.version import __version__
 
 Json = dict[str, Any]
@@ -83,6 +84,12 @@ def openapi() -> Json:
 
 
 _OBJECT: Final[Json] = {"type": "object"}
+_PRIORITY: Final[Json] = {
+    "name": "x-llama-gossip-priority",
+    "in": "header",
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},
+    "description": "9 is the most urgent; a key may cap it",
+}
 _HEADERS: Final[Json] = {
     "x-request-id": {"required": True, "schema": {"type": "string"}, "description": "of this reply alone"},
     "retry-after": {"schema": {"type": "integer"}, "description": "seconds"},
@@ -137,6 +144,7 @@ def _post(operation: str, summary: str, asked: str, whole: str, chunk: str) -> J
         "post": {
             "operationId": operation,
             "summary": summary,
+            "parameters": [_PRIORITY],
             "requestBody": {"required": True, "content": _json(asked)},
             "responses": {"200": answer, **_failures(GENERATION_FAILURES)},
         }
