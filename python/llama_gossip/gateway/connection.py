@@ -77,6 +77,9 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(head) or b"")
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # this was its reply: what the app still sends is not for the wire
+            self.cycle.message_event.set()
         self.transport.close()
 
     # --- the clock ---

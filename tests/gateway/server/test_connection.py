@@ -84,6 +84,19 @@ async def test_what_is_no_http_is_refused_without_a_word_in_the_log(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("path", ["/", "/echo"])  # an app that has its answer already, one that reads first
+async def test_a_body_that_turns_into_no_http_is_refused_without_a_word_in_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    reader, writer = await connect()
+    writer.write(head(path, "transfer-encoding: chunked", method="POST") + b"1\r\nx\r\nno size\r\n")
+    status, _, body = await answer(reader)
+    assert status == 400
+    assert set(json.loads(body)) == {"error"}
+    assert await end_of(reader) == b""
+    assert caplog.records == []
+
+
 async def test_a_websocket_is_answered_as_plain_http(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
