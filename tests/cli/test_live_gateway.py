@@ -66,9 +66,6 @@ def test_a_gateway_says_where_it_listens_answers_and_leaves_in_order(home: Path)
         status, answer = reply(ready["url"], "/v1/chat/completions", asked(model="scripted"))
         assert (status, answer["usage"]["completion_tokens"]) == (200, 8)
         assert serving.event("request")["requester"] == ready["node_id"]
-        seen = look(home, "peers", "--json", sees=ready["node_id"])
-        [row] = [row for row in objects(seen.stdout) if row["node_id"] == ready["node_id"]]
-        assert row["role"] == "client"  # on the wire
         front.signal(signal.SIGTERM)
         assert front.wait() == 0
         assert front.events()[-1]["event"] == "shutdown"
@@ -87,6 +84,8 @@ def test_a_gateway_without_workers_is_ready_all_the_same_and_says_what_is_missin
         assert "llama-gossip worker" in told[2]
         assert f"curl {url}/v1/chat/completions" in told[3]
         assert reply(url, "/readyz")[0] == 503
+        seen = look(home, "peers", "--json", sees="node-1")
+        assert [row["role"] for row in objects(seen.stdout)] == ["client"]  # on the wire
         front.signal(signal.SIGINT)
         assert front.wait() == 0
         assert "has left" in front.lines[-1]
@@ -109,13 +108,16 @@ def test_the_first_signal_lets_a_running_answer_end_and_takes_no_new_one(home: P
     with worker(home, model="paced:20") as serving, gateway(home, "--json") as front:
         serving.event("ready")
         url = front.event_so_far("ready")["url"]
-        with sent(url, "/v1/chat/completions", asked(stream=True, model="paced", max_tokens=100)) as running:
-            running.readline()
+        looking = sent(url, "/api/events")
+        running = sent(url, "/v1/chat/completions", asked(stream=True, model="paced", max_tokens=100))
+        with looking as events, running as answer:
+            answer.readline()
             front.signal(signal.SIGTERM)
+            events.read()  # who only looks on is sent away at once
             while (status := reply(url, "/v1/chat/completions", asked(model="paced"))[0]) == 200:
                 continue  # the signal was still on its way
             assert status == 503
-            assert running.read().endswith(b"data: [DONE]\n\n")
+            assert answer.read().endswith(b"data: [DONE]\n\n")
         assert front.wait() == 0
         assert serving.event("request_end", tokens=100)
 
@@ -152,19 +154,26 @@ def test_a_hybrid_is_a_gateway_too(home: Path) -> None:
         assert both.event("complete")["worker"] == ready["node_id"]
         status, answer = reply(ready["url"], "/v1/chat/completions", asked(model="scripted"))
         assert (status, answer["usage"]["completion_tokens"]) == (200, 8)
+        assert reply(ready["url"], "/readyz")[0] == 200
+        assert [model["id"] for model in reply(ready["url"], "/v1/models")[1]["data"]] == ["scripted"]
         both.signal(signal.SIGTERM)
         assert both.wait() == 0
 
 
 def test_a_hybrid_that_is_told_to_stop_ends_its_http_answers_first(home: Path) -> None:
-    with Running(home, "hybrid", "--json", "--model", "paced:20", "--http", "0") as both:
+    hybrid = Running(home, "hybrid", "--json", "--model", "scripted", "--http", "0")
+    with worker(home, model="paced:20") as serving, hybrid as both:
+        serving_id = serving.event("ready")[
+            "node_id"
+        ]  # the answer's worker is another: nothing else holds it
         url = both.event("ready")["url"]
+        both.event_so_far("peer_up", node_id=serving_id)
         with sent(url, "/v1/chat/completions", asked(stream=True, model="paced", max_tokens=100)) as running:
             running.readline()
             both.signal(signal.SIGTERM)
             assert running.read().endswith(b"data: [DONE]\n\n")
         assert both.wait() == 0
-        assert both.event_so_far("request_end")["tokens"] == 100
+        assert serving.event("request_end")["tokens"] == 100
 
 
 def test_a_worker_serves_its_figures(home: Path) -> None:

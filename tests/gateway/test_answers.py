@@ -160,6 +160,7 @@ async def test_a_prompt_over_the_context_is_the_clients_error(stage: Stage, size
     reply = await stage.completion(prompt="x" * size, stream=stream)
     assert reply.status_code == 400
     assert error_of(reply)["code"] == "context_length_exceeded"
+    assert error_of(reply)["param"] == "prompt"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_what_is_no_chunk_is_what_clients_know() -> None:
     assert WAITING.endswith(b"\n\n")
 
 
-@given(st.text(), st.text(min_size=1), st.booleans())
+@given(st.text(), st.text(min_size=1, max_size=10), st.booleans())
 @example("a", "\x00text", False)
 @example("\x00logprobs", "\x00logprobs", True)
 def test_any_text_comes_through_an_event_as_it_was(text: str, model: str, usage: bool) -> None:

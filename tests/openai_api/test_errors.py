@@ -93,3 +93,7 @@ def test_every_error_of_the_package_has_a_reply(kind: Any) -> None:
 def test_the_field_that_held_the_prompt_is_named_where_it_is_known() -> None:
     error = api_error_of(errors.UsageError("too long", code="too_long"), param="messages")
     assert error.param == "messages"
+    assert (
+        api_error_of(errors.UsageError("a bias of token 300", code="bad_request"), param="prompt").param
+        is None
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
-from llama_gossip.openai_api.asked import Asked
-from tests.openai_api.asking import chat, completion, refusal
+from llama_gossip.openai_api import ApiError, Asked, chat_asked, completion_asked
+from tests.openai_api.asking import Read, chat, completion, refusal
 
 BOTH = pytest.mark.parametrize("ask", [chat, completion])
 
@@ -232,6 +233,16 @@ def test_fields_without_effect_and_unknown_ones_are_not_looked_at(ask: Any) -> N
 @pytest.mark.parametrize("model", [None, "", 1, True, [], {}])
 def test_a_model_is_named(ask: Any, model: object) -> None:
     assert refusal(ask, model=model).param == "model"
+
+
+@pytest.mark.parametrize("read", [chat_asked, completion_asked])
+def test_a_name_that_nobody_could_announce_is_no_model(read: Read) -> None:
+    longest = "é" * 20
+    body = {"messages": [{"role": "user", "content": "a"}], "prompt": "a"}
+    assert read(json.dumps({**body, "model": longest}).encode()).model == longest
+    with pytest.raises(ApiError) as caught:
+        read(json.dumps({**body, "model": longest + "a"}).encode())
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
 
 
 def test_what_was_asked_cannot_change() -> None:

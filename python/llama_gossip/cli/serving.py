@@ -67,8 +67,8 @@ async def _serve_until_stopped(
         await signals.until_stopped(_as_coroutine(beside(node, engines[0])))
     await signals.stopped.wait()
     session.output.say(f"{signals.reason}: finishing what runs (again to stop at once)")
-    drained, _ = await asyncio.gather(node.drain(DRAIN_S, signals.reason), http.drain(DRAIN_S))
-    if not drained:
+    ended = await asyncio.gather(node.drain(DRAIN_S, signals.reason), http.drain(DRAIN_S))
+    if not all(ended):
         session.output.say("some answers could not be finished in time")
     await http.close()
     await node.shutdown(signals.reason)

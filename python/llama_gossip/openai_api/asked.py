@@ -9,10 +9,11 @@ from typing import Final
 from llama_gossip.openai_api import fields as f
 from llama_gossip.openai_api import parameters as p
 from llama_gossip.openai_api.body import json_object
-from llama_gossip.openai_api.errors import too_long
+from llama_gossip.openai_api.errors import too_long, unknown_model
 from llama_gossip.openai_api.messages import chat_prompt
 from llama_gossip.openai_api.prompts import completion_prompts
 from llama_gossip.protocol.admission import prompt_bytes
+from llama_gossip.protocol.limits import MAX_NAME_BYTES
 from llama_gossip.protocol.messages import ChatPrompt, IdsPrompt, RawPrompt
 
 COMPLETION_TOKENS: Final = 16  # the interface's own default; a chat has none
@@ -58,7 +59,7 @@ def prompt_field(kind: Kind) -> str:
 
 
 def chat_asked(body: bytes) -> Asked:
-    """The body of POST /v1/chat/completions. Raises ApiError (400)."""
+    """The body of POST /v1/chat/completions. Raises ApiError (400; 404 for a name that no model can have)."""
     fields = json_object(body)
     model = _model(fields)
     prompt = chat_prompt(fields)
@@ -67,7 +68,7 @@ def chat_asked(body: bytes) -> Asked:
 
 
 def completion_asked(body: bytes) -> Asked:
-    """The body of POST /v1/completions. Raises ApiError (400)."""
+    """The body of POST /v1/completions. Raises ApiError (400, 404)."""
     fields = json_object(body)
     model = _model(fields)
     prompts = completion_prompts(fields)
@@ -116,6 +117,8 @@ def _model(fields: f.Fields) -> str:
     model = f.one_text("model", f.required(fields, "model"))
     if not model:
         raise f.wrong_value("model", "must not be empty")
+    if len(model.encode("utf-8")) > MAX_NAME_BYTES:  # nobody could announce it
+        raise unknown_model(f"no worker serves a model with a name of more than {MAX_NAME_BYTES} bytes")
     return model
 
 

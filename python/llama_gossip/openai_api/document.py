@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llama_gossip.openai_api.reply_schemas import ref, reply_schemas
 from llama_gossip.openai_api.request_schemas import chat_request, completion_request, message
+from llama_gossip.protocol.limits import MAX_PRIORITY
 from llama_gossip.version import __version__
 
 Json = dict[str, Any]
@@ -37,6 +38,11 @@ DESCRIPTION: Final = (
     "x-request-id; every failure, an unknown path (404) and a wrong method (405, with `allow`) included, has "
     "the body of the schema Error. HEAD is answered wherever GET is. Unknown fields of a body are ignored; "
     "what is known and not supported is a 400 that names it."
+)
+
+STREAM: Final = (
+    "With stream: true. The schema is that of each event; lines with a colon in front are comments. An Error "
+    "is the last event of a stream that broke, [DONE] that of a whole one."
 )
 
 
@@ -83,6 +89,12 @@ def openapi() -> Json:
 
 
 _OBJECT: Final[Json] = {"type": "object"}
+_PRIORITY: Final[Json] = {
+    "name": "x-llama-gossip-priority",
+    "in": "header",
+    "schema": {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY},
+    "description": "9 is the most urgent; a key may cap it",
+}
 _HEADERS: Final[Json] = {
     "x-request-id": {"required": True, "schema": {"type": "string"}, "description": "of this reply alone"},
     "retry-after": {"schema": {"type": "integer"}, "description": "seconds"},
@@ -126,20 +138,27 @@ def _model() -> Json:
 
 
 def _post(operation: str, summary: str, asked: str, whole: str, chunk: str) -> Json:
-    stream = {
-        "schema": {"type": "string"},
-        "description": f"with stream: true. Events: `data: ` and a {chunk}, at the end `data: [DONE]`; lines "
-        "with a colon in front are comments; a failure is the last event, an Error, and no [DONE] follows",
-    }
+    stream = {"schema": _event(chunk), "description": STREAM}
     content = {**_json(whole), "text/event-stream": stream}
     answer = _reply("the answer, whole or as a stream", content, "x-llama-gossip-worker")
     return {
         "post": {
             "operationId": operation,
             "summary": summary,
+            "parameters": [_PRIORITY],
             "requestBody": {"required": True, "content": _json(asked)},
             "responses": {"200": answer, **_failures(GENERATION_FAILURES)},
         }
+    }
+
+
+def _event(chunk: str) -> Json:
+    """Of a stream, each: its data is a chunk, the error that ends it, or the mark of a whole one."""
+    one = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [ref(chunk), ref("Error")]}}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, one]}},
     }
 
 

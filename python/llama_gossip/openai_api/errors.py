@@ -71,17 +71,21 @@ def too_long(param: str | None, message: str) -> ApiError:
     return bad_request(param, message, "context_length_exceeded")
 
 
+def unknown_model(message: str) -> ApiError:
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
 def api_error_of(error: LlamaGossipError, *, param: str | None = None) -> ApiError:
     """What a client is told of a node's error. param: the field that holds the prompt, where it is known."""
     match error.code:
         case "too_long":
             return too_long(param, _told(error))
         case "model":
-            return ApiError(404, _told(error), param="model", code="model_not_found")
+            return unknown_model(_told(error))
         case "bad_request" | "usage":
-            return bad_request(param, _told(error), "invalid_value")
+            return bad_request(None, _told(error), "invalid_value")
         case "unsupported":
-            return bad_request(param, _told(error), "unsupported")
+            return bad_request(None, _told(error), "unsupported")
         case "timeout" | "deadline":
             return ApiError(504, "the answer was not complete in time", code="timeout")
         case "cancelled" | "closed":
