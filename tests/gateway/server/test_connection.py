@@ -12,6 +12,7 @@ from llama_gossip.gateway import connection, server
 from llama_gossip.gateway.connection import MAX_HEAD_BYTES, Connection
 from llama_gossip.gateway.server import Server
 from tests.gateway.server.asgi import Asgi, Connect, answer, end_of, head, port_of, within
+from tests.live.conftest import eventually
 
 
 @pytest.fixture
@@ -56,6 +57,55 @@ async def test_a_whole_request_may_be_answered_as_slowly_as_it_takes(asgi: Asgi,
     assert await end_of(quick[0]) == b""  # the clock of one that sends nothing has run out meanwhile
     asgi.enough.set()
     assert b"two;" in await within(slow[0].readuntil(b"two;"))
+
+
+async def test_a_client_that_goes_is_heard_of_whatever_it_sent_behind_its_request(
+    asgi: Asgi, connect: Connect
+) -> None:
+    _, writer = await connect()
+    writer.write(head("/stream"))
+    await within(asgi.running.wait())
+    writer.write(b"\r\n")  # some clients end a body so
+    writer.close()
+    await within(asgi.gone.wait())
+
+
+async def test_of_what_is_sent_behind_a_running_request_little_is_kept(
+    asgi: Asgi, served: Server, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    writer.write(head("/stream"))
+    await within(asgi.running.wait())
+    (mine,) = served._uvicorn.server_state.connections
+    writer.write(head("/") * 40_000)
+    await eventually(lambda: mine.flow.read_paused, "the server reads no more")
+    assert len(mine.conn.trailing_data[0]) < 1 << 20
+    asgi.enough.set()
+    assert (await within(reader.readuntil(b"hello"))).count(b"200 OK") == 2, (
+        "the next is answered in its turn"
+    )
+
+
+async def test_who_reads_nothing_of_its_answer_loses_the_connection(
+    asgi: Asgi, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "unread_s", 0.05)
+    _, writer = await connect()
+    writer.write(head("/flood"))
+    await within(asgi.gone.wait())
+
+
+async def test_who_reads_on_has_time_again(asgi: Asgi, served: Server, connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(head("/flood"))
+    await eventually(lambda: served._uvicorn.server_state.connections, "it is connected")
+    (mine,) = served._uvicorn.server_state.connections
+    await eventually(lambda: mine._unread_clock is not None, "the clock runs")
+    size = 0
+    while size < 64 << 20:
+        size += len(await within(reader.read(1 << 20)))
+    assert mine._unread_clock is None
+    assert not asgi.gone.is_set()
 
 
 async def test_a_huge_head_is_refused_in_the_shape_of_every_error(asgi: Asgi, connect: Connect) -> None:
