@@ -45,11 +45,11 @@ class Plan:
     first_tokens: int = 200
     rounds: int = 7
     tokens: int = 100
-    crowd_tokens: int = 40
+    crowd_tokens: int = 100
     goings: int = 40
 
 
-QUICK = Plan(first_tokens=60, rounds=3, tokens=60, crowd_tokens=20, goings=15)
+QUICK = Plan(first_tokens=60, rounds=3, tokens=60, crowd_tokens=50, goings=15)
 
 
 @dataclass
@@ -181,8 +181,9 @@ def memory_mib(worker: Worker) -> float:
 
 
 async def crowd(plan: Plan) -> Figures:
-    """The paced engine gives one token to one request in turn: all streams have the same to expect."""
-    async with Staging("paced:1") as stage:
+    """The paced engine gives one token to one request in turn: all streams have the same to expect. They are
+    compared while all of them run, between the last one's first token and the first one's last."""
+    async with Staging("paced:2") as stage:
         body = chat_body(stage.model, PROMPT, plan.crowd_tokens)
 
         async def ask(_: int) -> Streamed:
@@ -193,12 +194,13 @@ async def crowd(plan: Plan) -> Figures:
         before = memory_mib(stage.gateway)
         rate, told = await together(ask, CROWD)
         after = memory_mib(stage.gateway)
-    rates = [one.tokens_per_s for one in told if not one.error]
+    began_s, ended_s = max(one.token_s[0] for one in told), min(one.token_s[-1] for one in told)
+    shares = [sum(began_s < at_s <= ended_s for at_s in one.token_s) for one in told]
     return {
         "crowd_errors": sum(1 for one in told if one.error or len(one.token_s) != plan.crowd_tokens),
         "crowd_tokens_per_s": rate,
-        "crowd_slowest_to_mean": min(rates) / statistics.mean(rates),
-        "crowd_fastest_to_mean": max(rates) / statistics.mean(rates),
+        "crowd_slowest_to_mean": min(shares) / statistics.mean(shares),
+        "crowd_fastest_to_mean": max(shares) / statistics.mean(shares),
         "crowd_gateway_growth_mib": after - before,
         "crowd_gateway_mib": after,
     }

@@ -23,10 +23,6 @@ class Streamed:
     def first_token_ms(self) -> float:
         return (self.token_s[0] - self.asked_s) * 1000
 
-    @property
-    def tokens_per_s(self) -> float:
-        return (len(self.token_s) - 1) / (self.token_s[-1] - self.token_s[0])
-
 
 def chat_body(model: str, prompt: str, tokens: int, *, stream: bool = True) -> bytes:
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}

@@ -1,10 +1,11 @@
-"""Answered: what a request of this node's user came to, as news."""
+"""Answered: what becomes of a request of this node's user, as news."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama_gossip.news import RequestAnswered
+from llama_gossip.news import RequestAnswered, RequestFailedOver, RequestTaken
+from llama_gossip.protocol import effects
 
 if TYPE_CHECKING:
     from llama_gossip.generation import Conversation
@@ -31,3 +32,21 @@ def answered(conversation: Conversation) -> RequestAnswered:
         failovers=len(conversation.failovers),
         delivery=conversation.delivery,
     )
+
+
+def under_way(effect: effects.Effect) -> RequestTaken | RequestFailedOver | None:
+    """What an effect tells of a request that has not ended; None: nothing that is news."""
+    match effect:
+        case effects.Accepted():
+            return RequestTaken(effect.request_id.hex(), effect.worker.hex(), effect.attempt)
+        case effects.FailedOver():
+            return RequestFailedOver(
+                request_id=effect.request_id.hex(),
+                attempt=effect.attempt,
+                from_worker=effect.from_worker.hex(),
+                to_worker=effect.to_worker.hex(),
+                index=effect.index,
+                reason=effect.reason,
+            )
+        case _:
+            return None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from llama_gossip import news
-from llama_gossip.answered import answered
+from llama_gossip.answered import answered, under_way
 from llama_gossip.engine_set import EngineSet
 from llama_gossip.errors import LlamaGossipError, TransportError, UsageError
 from llama_gossip.generation import Conversation
@@ -324,6 +324,8 @@ class Driver:
         conversation = self.conversations.get(effect.request_id)
         if conversation is None:
             return
+        if (told := under_way(effect)) is not None:
+            self._tell(told)
         try:
             conversation.handle(effect)
         except Exception:  # reported by the caller; whoever reads the answer must not wait for ever

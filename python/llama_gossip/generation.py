@@ -280,6 +280,11 @@ class Generation:
             raise StopAsyncIteration
         return token
 
+    @property
+    def has_token(self) -> bool:
+        """Whether one can be read without waiting."""
+        return bool(self._conversation.waiting)
+
     def arrived(self) -> list[Token]:
         """The tokens that are there already, without waiting: [] when none is."""
         return self._conversation.waiting.take_all()

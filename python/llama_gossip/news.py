@@ -49,6 +49,27 @@ class RequestAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTaken:
+    """A worker has begun with a request of this node's user; once an attempt."""
+
+    request_id: str
+    worker: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailedOver:
+    """Another worker continues an answer that has begun; told before its first token."""
+
+    request_id: str
+    attempt: int  # the one that continues
+    from_worker: str
+    to_worker: str
+    index: int  # of the first token behind the seam
+    reason: str  # why the earlier attempt ended
+
+
+@dataclass(frozen=True, slots=True)
 class RequestAnswered:
     """The end of a request that this node's user asked, told before its reader hears of it."""
 
@@ -65,4 +86,13 @@ class RequestAnswered:
     delivery: str  # direct | gossip, "": no worker accepted it
 
 
-NodeEvent: TypeAlias = PeerUp | PeerDown | RequestAccepted | RequestEnded | RequestAsked | RequestAnswered
+NodeEvent: TypeAlias = (
+    PeerUp
+    | PeerDown
+    | RequestAccepted
+    | RequestEnded
+    | RequestAsked
+    | RequestTaken
+    | RequestFailedOver
+    | RequestAnswered
+)

@@ -1,4 +1,4 @@
-"""One Chromium and one network for all browser tests: a gateway, two workers, and a page that keeps a record.
+"""One Chromium for all browser tests; for each module a gateway and two workers; pages that keep a record.
 
 LLAMA_GOSSIP_CHROMIUM names the browser where it is not the system's; LLAMA_GOSSIP_SCREENSHOTS a folder to
 which the pages are drawn.
@@ -49,13 +49,13 @@ async def browser() -> AsyncIterator[Browser]:
         await one.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     async with staged(tmp_path_factory.mktemp("home")) as one:
         yield one
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     async with staged(tmp_path_factory.mktemp("keyed"), key="open-sesame-1234") as one:
         yield one

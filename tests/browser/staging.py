@@ -48,10 +48,20 @@ class Stage:
         self.server = Server(self.gateway.app, "127.0.0.1", int(self.url.rpartition(":")[2]))
         await self.server.start()
 
-    def guest(self, name: str, script: Script) -> NodeScope:
-        """For one `async with`: a worker whose model has its name."""
+    @property
+    def nodes(self) -> list[InferenceNode]:
+        return [self.node, *self.workers]
+
+    def settled(self, node: InferenceNode) -> bool:
+        """It is a neighbour of all others in the topic: what it says as its last word is heard."""
+        others = {one.node_id for one in self.nodes} - {node.node_id}
+        transport = node._transport
+        return transport is not None and others <= set(transport.neighbors())
+
+    def guest(self, name: str, script: Script, model: str = "") -> NodeScope:
+        """For one `async with`: a worker. model: its own name when none is given."""
         dirs = Directories.find({"LLAMA_GOSSIP_HOME": str(self.home)})
-        return InferenceNode.open(name=name, dirs=dirs, engine=ScriptedEngine(script, name=name))
+        return InferenceNode.open(name=name, dirs=dirs, engine=ScriptedEngine(script, name=model or name))
 
 
 @asynccontextmanager
@@ -74,6 +84,7 @@ async def staged(home: Path, *, key: str = "") -> AsyncIterator[Stage]:
         await one.server.start()
         stack.push_async_callback(one.away)
         await eventually(lambda: [p.state for p in node.peers()] == ["ready"] * 2, "both workers are seen")
+        await eventually(lambda: all(map(one.settled, one.nodes)), "all hear each other")
         yield one
 
 

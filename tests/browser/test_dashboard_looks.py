@@ -60,6 +60,8 @@ async def look(
 
 async def test_it_is_drawn_without_a_fault_and_can_be_read(look: Window) -> None:
     await expect(look.of("peer")).to_have_count(2)
+    for name in ("name", "role", "uptime", "addresses", "version", "node_id"):
+        await expect(look.page.locator(f'[data-own="{name}"]')).not_to_be_empty()
     assert await look.page.evaluate(WIDER) == []
     seen = await look.page.evaluate(CONTRAST, AA)
     assert seen["looked"] > 80

@@ -1,4 +1,4 @@
-"""A killed worker on the dashboard. Last of the browser tests: the dead one stays listed for a while."""
+"""A killed worker on the dashboard."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llama_gossip import Cancelled, InferenceNode, LlamaGossipError, TransportError
-from llama_gossip.news import NodeEvent, RequestAnswered, RequestAsked
+from llama_gossip.news import NodeEvent, RequestAnswered, RequestAsked, RequestFailedOver, RequestTaken
 
 from .conftest import Spawn, eventually
 
@@ -21,11 +21,14 @@ class Told:
 
     def __init__(self, node: InferenceNode) -> None:
         self.all: list[RequestAsked | RequestAnswered] = []
+        self.under_way: list[RequestTaken | RequestFailedOver] = []
         node.add_listener(self._listen)
 
     def _listen(self, event: NodeEvent) -> None:
         if isinstance(event, RequestAsked | RequestAnswered):
             self.all.append(event)
+        elif isinstance(event, RequestTaken | RequestFailedOver):
+            self.under_way.append(event)
 
     def the_end(self, request_id: str) -> RequestAnswered:
         """Of the one request that this node was asked."""
@@ -49,6 +52,7 @@ async def test_an_answer_is_told_with_its_figures_before_its_reader_hears_of_its
     assert (end.tokens, end.prompt_tokens) == (7, answer.usage.prompt_tokens)
     assert (end.first_token_ms, end.total_ms) == (answer.timings.first_token_ms, answer.timings.total_ms)
     assert (end.attempts, end.failovers, end.delivery) == (1, 0, "direct")
+    assert told.under_way == [RequestTaken(generation.request_id, node.node_id.hex(), 1)]
 
 
 async def test_a_long_answer_that_a_thread_checks_is_told_before_its_reader_hears_of_it(
@@ -123,6 +127,17 @@ async def test_an_answer_that_another_worker_continues_tells_its_failover(spawn:
     assert (end.outcome, end.tokens, end.failovers) == ("length", 40, 1)
     assert (end.attempts, end.worker) == (answer.attempts, answer.worker)
     assert end.worker != struck.node_id.hex()
+    (seam,) = answer_seams(told)
+    assert (seam.request_id, seam.attempt) == (generation.request_id, answer.attempts)
+    assert (seam.from_worker, seam.to_worker) == (struck.node_id.hex(), answer.worker)
+    assert 0 < seam.index < 40
+    assert seam.reason
+    taken = [event.worker for event in told.under_way if isinstance(event, RequestTaken)]
+    assert (taken[0], taken[-1]) == (struck.node_id.hex(), answer.worker)
+
+
+def answer_seams(told: Told) -> list[RequestFailedOver]:
+    return [event for event in told.under_way if isinstance(event, RequestFailedOver)]
 
 
 async def test_requests_that_run_at_once_are_each_told_once(spawn: Spawn) -> None:

@@ -65,7 +65,7 @@ def tell(output: Output, event: news.NodeEvent) -> None:
         case news.RequestEnded():
             output.event(events.RequestEnd(event.request_id, event.tokens, event.reason))
             output.say(f"< {short(event.request_id)}  {event.tokens} tokens, {one_line(event.reason)}")
-        case news.RequestAsked() | news.RequestAnswered():
+        case news.RequestAsked() | news.RequestTaken() | news.RequestFailedOver() | news.RequestAnswered():
             pass  # this node's own requests: whoever asks tells of them
         case _:
             assert_never(event)

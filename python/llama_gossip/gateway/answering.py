@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -19,55 +18,53 @@ from starlette.types import Receive, Scope, Send
 from llama_gossip.answer import Answer, Token
 from llama_gossip.errors import LlamaGossipError
 from llama_gossip.gateway.bodies import ClientGone
-from llama_gossip.gateway.orders import Order
+from llama_gossip.gateway.orders import Order, together
 from llama_gossip.generation import Generation
 from llama_gossip.openai_api import DONE, WAITING, ApiError, Choice, Ended, Shaper, api_error_of
 
 KEEP_ALIVE_S = 10.0  # proxies and clients give up on silence after half a minute or so
+WORKER_HEADER = "x-llama-gossip-worker"
 UNSENT_PIECES = 64  # of all choices together, before their generations wait for the client
 
-T = TypeVar("T")
 Out = Callable[[bytes], Awaitable[None]]
 Piece = tuple[int, list[Token] | Answer]  # of a choice: its next tokens, or its end
 
 log = logging.getLogger(__name__)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Returns when the client has gone. Only for a request whose body was read."""
+async def reply_to(order: Order, shaper: Shaper, receive: Receive) -> Response:
+    """Its answer whole, or a stream once workers have taken it. Ends it where it raises: LlamaGossipError,
+    ClientGone. receive: of a request whose body was read."""
+    watch = asyncio.create_task(_watch(order, receive), name="llama-gossip client watch")
+    try:
+        if order.asked.stream:
+            await order.accepted()
+            return Stream(order, shaper, watch)
+        choices = await _choices(order)
+    except BaseException as error:
+        watch.cancel()
+        order.end()
+        if order.client_has_gone:
+            raise ClientGone from error
+        raise
+    watch.cancel()
+    order.end()
+    return JSONResponse(shaper.whole(choices), headers={WORKER_HEADER: choices[0].ended.worker})
+
+
+async def _watch(order: Order, receive: Receive) -> None:
+    """Ends the order when its client goes; whoever waits for its tokens is told that it was cancelled."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled when the client goes: ClientGone then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(until_gone(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
+    order.client_has_gone = True
+    order.end()
 
 
 # --- whole -------------------------------------------------------------------------------------
 
 
-async def whole_reply(order: Order, shaper: Shaper, receive: Receive) -> Response:
-    """Raises LlamaGossipError, ClientGone."""
-    try:
-        choices = await unless_gone(_choices(order), receive)
-    finally:
-        order.end()
-    headers = {"x-llama-gossip-worker": choices[0].ended.worker}
-    return JSONResponse(shaper.whole(choices), headers=headers)
-
-
 async def _choices(order: Order) -> list[Choice]:
-    return list(await asyncio.gather(*map(_choice, order.generations)))
+    return [*await together(_choice(generation) for generation in order.generations)]
 
 
 async def _choice(generation: Generation) -> Choice:
@@ -98,32 +95,28 @@ class Stream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, order: Order, shaper: Shaper) -> None:
-        super().__init__(headers={"x-llama-gossip-worker": order.worker})
+    def __init__(self, order: Order, shaper: Shaper, watch: asyncio.Task[None]) -> None:
+        """watch: ends the order when the client goes."""
+        super().__init__(headers={WORKER_HEADER: order.worker})
         del self.headers["content-length"]
         self._order = order
         self._shaper = shaper
+        self._watch = watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = asyncio.create_task(self._watch(receive), name="llama-gossip client watch")
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
             await self._write(send)
         finally:  # nothing here waits: this may be the cancellation of the connection
-            watcher.cancel()
+            self._watch.cancel()
             self._order.end()
-
-    async def _watch(self, receive: Receive) -> None:
-        await until_gone(receive)
-        self._order.end()
 
     async def _write(self, send: Send) -> None:
         async def out(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        await out(WAITING)
         try:
             last = await self._tell(out)
         except Exception as error:  # noqa: BLE001  the client is told of every one, the log of ours
@@ -134,14 +127,18 @@ class Stream(Response):
     async def _tell(self, out: Out) -> bytes:
         """Sends all but the last bytes, and returns those."""
         shaper = self._shaper
-        begun: set[int] = set()
+        data, begun = WAITING, set[int]()
         ends: dict[int, Ended] = {}
+        if not any(generation.has_token for generation in self._order.generations):
+            await out(data)
+            data = b""
         waiting = asyncio.create_task(_keep_alive(out), name="llama-gossip keep-alive")
         try:
             async with contextlib.aclosing(_pieces(self._order.generations)) as pieces:
                 async for choice, piece in pieces:
-                    data = b"" if choice in begun else shaper.begin(choice)
-                    begun.add(choice)
+                    if choice not in begun:
+                        begun.add(choice)
+                        data += shaper.begin(choice)
                     if isinstance(piece, Answer):
                         ends[choice] = ended_of(piece)
                         data += shaper.finish(choice, ends[choice])
@@ -151,6 +148,7 @@ class Stream(Response):
                         return data + self._usage(list(ends.values())) + DONE
                     waiting.cancel()
                     await out(data)
+                    data = b""
         finally:
             waiting.cancel()
         raise AssertionError("a generation ended without an answer and without an error")

@@ -18,12 +18,12 @@ from starlette.routing import Route, Router
 
 from llama_gossip.errors import LlamaGossipError
 from llama_gossip.gateway.access import Access, is_loopback_address
-from llama_gossip.gateway.answering import Stream, unless_gone, whole_reply
+from llama_gossip.gateway.answering import reply_to
 from llama_gossip.gateway.bodies import ClientGone, TooLarge, read_json
 from llama_gossip.gateway.dashboard import Dashboard
 from llama_gossip.gateway.keys import ORDINARY_PRIORITY, Key, Keys
 from llama_gossip.gateway.metrics import Metrics
-from llama_gossip.gateway.orders import Order, Orders
+from llama_gossip.gateway.orders import Orders
 from llama_gossip.gateway.replies import UnwantedBody, error_reply
 from llama_gossip.gateway.roster import Roster
 from llama_gossip.node import InferenceNode
@@ -126,26 +126,19 @@ class Gateway:
         async def generate(request: Request) -> Response:
             asked = read(await read_json(request))
             key: Key = request.scope["llama_gossip.key"]
-            order = self._orders.begin(asked, key, _priority_of(request), time.monotonic())
-            return await _answer(order, request)
+            shaper, priority = _shaper_of(asked), _priority_of(request)
+            try:
+                order = self._orders.begin(asked, key, priority, time.monotonic())
+                return await reply_to(order, shaper, request.receive)
+            except LlamaGossipError as error:
+                raise api_error_of(error, param=asked.prompt_field) from error
 
         return generate
 
 
-async def _answer(order: Order, request: Request) -> Response:
-    asked = order.asked
+def _shaper_of(asked: Asked) -> Shaper:
     answer_id = ID_PREFIXES[asked.kind] + secrets.token_hex(16)
-    shaper = Shaper(asked, answer_id=answer_id, created=int(time.time()))
-    try:
-        if not asked.stream:
-            return await whole_reply(order, shaper, request.receive)
-        await unless_gone(order.accepted(), request.receive)
-    except BaseException as error:
-        order.end()
-        if isinstance(error, LlamaGossipError):
-            raise api_error_of(error, param=asked.prompt_field) from error
-        raise
-    return Stream(order, shaper)
+    return Shaper(asked, answer_id=answer_id, created=int(time.time()))
 
 
 def _priority_of(request: Request) -> int:

@@ -32,6 +32,7 @@ function takeState(told, whole) {
   if (all.includes("served")) showServed();
   if (all.includes("log")) showLog(whole);
   if (all.includes("node")) showOwn(state.node);
+  age();
 }
 
 function showConnection(kind, text) {

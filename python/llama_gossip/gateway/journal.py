@@ -96,6 +96,10 @@ class Journal:
                 self.asked_total += 1
                 self.under_way += 1
                 self._put_asked(Asked(request_id, self._wall_ms(), one_line(model)))
+            case news.RequestTaken():
+                self._taken(event.request_id, event.worker)
+            case news.RequestFailedOver():
+                self._failed_over(event)
             case news.RequestAnswered():
                 self._answered(event)
             case news.RequestAccepted(request_id, requester, model):
@@ -107,19 +111,35 @@ class Journal:
             case _:
                 assert_never(event)
 
-    def _peer_up(self, event: news.PeerUp) -> None:
-        name = one_line(event.name) or event.node_id[:SHORT_ID]
-        if event.node_id != self._own_id:
-            self._names.pop(event.node_id, None)
-            self._names[event.node_id] = name
-            if len(self._names) > MAX_NAMES + 1:  # the first is this node's own
+    def know(self, node_id: str, name: str) -> None:
+        """A peer's name, as it says it."""
+        if node_id != self._own_id:
+            self._names.pop(node_id, None)
+            self._names[node_id] = one_line(name)
+            if len(self._names) > MAX_NAMES + 1:
                 del self._names[next(node_id for node_id in self._names if node_id != self._own_id)]
+
+    def _peer_up(self, event: news.PeerUp) -> None:
+        self.know(event.node_id, event.name)
+        name = self.name_of(event.node_id)
         models = ", ".join(one_line(model) for model in event.models)
         self._note("peer_up", f"{name} is ready and serves {models}" if models else f"{name} has joined")
 
+    def _taken(self, request_id: str, worker: str) -> None:
+        if (row := self.asked.get(request_id)) is not None:
+            row.worker, row.worker_name = worker, self.name_of(worker)
+
+    def _failed_over(self, event: news.RequestFailedOver) -> None:
+        self.failovers += 1
+        if (row := self.asked.get(event.request_id)) is not None:
+            row.failovers += 1
+        self._taken(event.request_id, event.to_worker)
+        before, after = self.name_of(event.from_worker), self.name_of(event.to_worker)
+        why = one_line(event.reason)
+        self._note("failover", f"{after} continues at token {event.index} for {before}: {why}")
+
     def _answered(self, event: news.RequestAnswered) -> None:
         self.under_way -= 1
-        self.failovers += event.failovers
         known = self.asked.get(event.request_id)
         asked_ms = known.asked_ms if known else self._wall_ms() - round(event.total_ms)
         worker = self.name_of(event.worker) if event.worker else ""
@@ -142,11 +162,8 @@ class Journal:
         self._tell_answer(row)
 
     def _tell_answer(self, row: Asked) -> None:
-        if row.failovers:
-            times = "once" if row.failovers == 1 else f"{row.failovers} times"
-            self._note("failover", f"an answer changed its worker {times}; {row.worker_name} ended it")
         by = f" by {row.worker_name}" if row.worker_name else ""
-        took = f"{row.tokens} tokens in {(row.total_ms or 0) / 1000:.1f} s"
+        took = f"{row.tokens} tokens in {(row.total_ms or 0) / 1000:.1f}\u00a0s"
         if row.outcome in ("stop", "length"):
             self._note("answered", f"answered{by}: {took} ({row.outcome})")
         elif row.outcome == "cancelled":

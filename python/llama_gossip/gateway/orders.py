@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from llama_gossip.errors import LlamaGossipError
 from llama_gossip.gateway.keys import Key
@@ -27,6 +27,9 @@ DRAINING_S = 10  # by then this gateway has gone, and perhaps another listens he
 DEFAULT_CHAT_TOKENS = 1_024
 
 
+T = TypeVar("T")
+
+
 class Gauge(Protocol):
     def inc(self) -> None: ...
     def dec(self) -> None: ...
@@ -40,6 +43,7 @@ class Order:
     ) -> None:
         self.asked = asked
         self.generations = generations
+        self.client_has_gone = False
         self._ended: Callable[[Order], None] | None = ended
 
     @property
@@ -49,7 +53,7 @@ class Order:
 
     async def accepted(self) -> None:
         """Returns when workers have taken all of it. Raises LlamaGossipError."""
-        await asyncio.gather(*(generation.accepted() for generation in self.generations))
+        await together(generation.accepted() for generation in self.generations)
 
     def end(self, reason: str = "the HTTP client has gone") -> None:
         """Harmless when repeated."""
@@ -59,6 +63,12 @@ class Order:
         for generation in self.generations:
             generation.cancel(reason)
         ended(self)
+
+
+async def together(works: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:
+    """The results, or the first failure. One alone costs no task."""
+    first, *more = works
+    return await asyncio.gather(first, *more) if more else [await first]
 
 
 class Orders:

@@ -36,6 +36,8 @@ class Status:
         self._tells_ticket = tells_ticket
         self._began_s = time.monotonic()
         self.journal = Journal(node.node_id.hex(), one_line(node.name))
+        for peer in node.peers():  # they came before anybody listened
+            self.journal.know(peer.node_id, peer.name)
         self._received, self._made = Throughput(), Throughput()
         self._unlisten = node.add_listener(self.journal.hear)
 

@@ -44,6 +44,7 @@ async def staged(home: Path, *, keyed: bool = False) -> AsyncIterator[Stage]:
         worker = await stack.enter_async_context(
             InferenceNode.open(name="worker-1", dirs=dirs, engine=engine)
         )
+        await eventually(lambda: [p.state for p in node.peers()] == ["ready"], "the worker is seen")
         dashboard = Dashboard(node, keyed=keyed)
         stack.callback(dashboard.close)
         server = Server(Starlette(routes=dashboard.routes()), "127.0.0.1", 0)
@@ -52,7 +53,6 @@ async def staged(home: Path, *, keyed: bool = False) -> AsyncIterator[Stage]:
         http = await stack.enter_async_context(
             httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_S, trust_env=False)
         )
-        await eventually(lambda: [p.state for p in node.peers()] == ["ready"], "the worker is seen")
         yield Stage(node, worker, dashboard, http)
 
 

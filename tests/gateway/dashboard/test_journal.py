@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama_gossip import news
 from llama_gossip.gateway.journal import MAX_LINES, MAX_REQUESTS, Journal
 
-OWN, PEER = "aa" * 32, "bb" * 32
+OWN, PEER, OTHER = "aa" * 32, "bb" * 32, "dd" * 32
 
 
 def journal() -> Journal:
@@ -50,6 +50,15 @@ def test_peers_come_and_go_by_name() -> None:
     assert [line.kind for line in one.lines] == ["peer_up", "peer_up", "peer_down"]
 
 
+def test_a_peer_that_was_there_before_has_its_name_too() -> None:
+    one = journal()
+    one.know(PEER, "\x1bearly")
+    one.hear(answered("01"))
+    assert one.asked["01"].worker_name == "early"
+    one.know(OWN, "a thief of names")
+    assert one.name_of(OWN) == "gateway"
+
+
 def test_a_request_is_under_way_until_it_is_answered() -> None:
     one = journal()
     one.hear(up())
@@ -60,18 +69,31 @@ def test_a_request_is_under_way_until_it_is_answered() -> None:
     assert (row.outcome, row.worker_name, row.tokens, row.first_token_ms) == ("stop", "worker-1", 50, 12.3)
     assert (row.model, row.asked_ms) == ("tiny", 1_000_000)
     assert (one.under_way, one.asked_total) == (0, 1)
-    assert texts(one)[-1] == "answered by worker-1: 50 tokens in 1.2 s (stop)"
+    assert texts(one)[-1] == "answered by worker-1: 50 tokens in 1.2\u00a0s (stop)"
 
 
-def test_a_failover_a_failure_and_a_cancelling_are_told_apart() -> None:
+def test_a_failure_and_a_cancelling_are_told_apart() -> None:
     one = journal()
-    one.hear(answered("01", failovers=2, attempts=3))
     one.hear(answered("02", outcome="no_workers", worker="", tokens=0, first_token_ms=None))
     one.hear(answered("03", outcome="cancelled"))
-    assert [line.kind for line in one.lines] == ["failover", "answered", "failed", "cancelled"]
-    assert texts(one)[0] == f"an answer changed its worker 2 times; {PEER[:10]} ended it"
-    assert texts(one)[2] == "a request failed (no_workers): 0 tokens in 1.2 s"
-    assert one.failovers == 2
+    assert [line.kind for line in one.lines] == ["failed", "cancelled"]
+    assert texts(one)[0] == "a request failed (no_workers): 0 tokens in 1.2\u00a0s"
+
+
+def test_the_worker_of_a_running_request_is_told_and_a_failover_when_it_happens() -> None:
+    one = journal()
+    one.hear(up())
+    one.hear(news.RequestAsked("01", "tiny"))
+    one.hear(news.RequestTaken("01", PEER, 1))
+    assert (one.asked["01"].worker, one.asked["01"].worker_name) == (PEER, "worker-1")
+    one.hear(news.RequestFailedOver("01", 2, PEER, OTHER, 17, "lost\n"))
+    assert (one.asked["01"].worker, one.asked["01"].failovers, one.failovers) == (OTHER, 1, 1)
+    assert one.lines[-1].kind == "failover"
+    assert texts(one)[-1] == f"{OTHER[:10]} continues at token 17 for worker-1: lost"
+    one.hear(answered("01", worker=OTHER, failovers=1, attempts=2))
+    assert (one.asked["01"].failovers, one.failovers) == (1, 1)
+    one.hear(news.RequestTaken("gone", PEER, 1))  # a row that fell out
+    assert "gone" not in one.asked
 
 
 def test_what_this_node_serves_is_told_with_its_requester() -> None:
