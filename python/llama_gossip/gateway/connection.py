@@ -103,7 +103,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _listen_on(self) -> None:
-        """uvicorn stops reading at the first byte behind a request: it would not hear that its client goes."""
+        """uvicorn stops reading at the first byte behind a request, and would not hear its client go."""
         if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
             return
         early, _ = self.conn.trailing_data
