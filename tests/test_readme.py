@@ -46,15 +46,15 @@ def test_an_open_block_and_a_missing_reason_are_refused(text: str) -> None:
 
 
 def test_commands_are_joined_stripped_and_told_from_services() -> None:
-    source = (
-        '# first\nllama-gossip worker   # serves\n$ curl a \\\n  -d "#b"\nllama-gossip hybrid < in\nx | y'
-    )
-    assert commands(source) == [
-        Command("llama-gossip worker", ("worker",)),
-        Command('curl a    -d "#b"'),
+    first = "# first\nllama-gossip worker   # serves\n$ curl a \\\n  -d '#b\n c'\n"
+    assert commands(first + "llama-gossip hybrid < in\nx | y") == [
+        Command("llama-gossip worker   # serves", ("worker",)),
+        Command("curl a    -d '#b\n c'"),
         Command("llama-gossip hybrid < in"),
         Command("x | y"),
     ]
+    with pytest.raises(ValueError):
+        commands("curl 'a")
 
 
 def test_the_readme_has_code_that_is_run() -> None:

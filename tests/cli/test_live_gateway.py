@@ -71,7 +71,6 @@ def test_a_gateway_says_where_it_listens_answers_and_leaves_in_order(home: Path)
         assert front.events()[-1]["event"] == "shutdown"
         assert front.events()[-1]["reason"] == "terminated"
         assert front.errors == []
-        assert serving.event("peer_down", node_id=ready["node_id"])
 
 
 def test_a_gateway_without_workers_is_ready_all_the_same_and_says_what_is_missing(home: Path) -> None:

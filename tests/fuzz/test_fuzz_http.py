@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -12,9 +13,10 @@ import pytest_asyncio
 
 from llama_gossip.openai_api import ApiError, Asked, Kind, chat_asked, completion_asked
 from tests.fuzz.http_bodies import MODEL, http_bodies
+from tests.fuzz.http_heads import http_heads
 from tests.gateway.staging import Stage, raw, staged
 
-SEED, RUNS, MALFORMED = 20_261_128, 12_500, 10_000
+SEED, RUNS, MALFORMED, HEADS = 20_261_128, 12_500, 10_000, 1_500
 ENGINE = "scripted:stop_after=3,context=64"  # what is valid is answered at once, whatever it asks for
 EVERY = 4  # of the valid ones, so many are sent: they take longest and tell least
 PATIENCE_S = 60.0  # only a hang takes so long
@@ -112,3 +114,34 @@ async def test_ten_thousand_malformed_bodies_on_one_connection_of_a_gateway(stag
     assert answered > 100
     assert (await stage.chat()).status_code == 200
     assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
+@pytest.mark.live
+@pytest.mark.asyncio(loop_scope="module")
+async def test_malformed_heads_are_refused_or_cut_and_break_nothing(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each on a connection of its own, which ends with it: some ask for more bytes than ever come."""
+    print(f"seed {SEED}, {HEADS} heads")
+    statuses: Counter[int] = Counter()
+    for run, data in enumerate(http_heads(SEED, HEADS)):
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await raw(stage, data)
+            await stage.http.get("/healthz")  # by its end the server has read the head
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+            reply = await everything(reader)
+            writer.close()
+        if reply:
+            status = int(reply.split(b" ", 2)[1])
+            assert status < 500, f"head {run} of seed {SEED}: {data[:500]!r}: {reply!r}"
+            statuses[status] += 1
+    assert {200, 400, 403, 404, 405, 415} <= set(statuses)
+    assert [record for record in caplog.records if record.name.startswith("llama_gossip")] == []
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the end of the connection, or until it is cut."""
+    with contextlib.suppress(ConnectionError):
+        return await reader.read()
+    return b""

@@ -73,6 +73,10 @@ def test_no_client_reads_which_node_said_what(code: str) -> None:
             assert message == "no worker serves 'tiny' [really] (2 peers seen)"
 
 
+def test_a_workers_words_are_one_line_of_plain_text() -> None:
+    assert failed("bad_request", "no\x1b[31m\n\u202eroles").message == "no[31mroles"
+
+
 def test_a_message_is_short_even_where_the_client_gave_a_long_name() -> None:
     assert len(failed("model", "no worker serves " + "x" * 100_000).message) == 512
 

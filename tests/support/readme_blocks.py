@@ -6,11 +6,13 @@ A block that cannot be run in a test says why in a comment above it: <!-- not ru
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 FENCE = re.compile(r"^```(\w*)$")
 NOT_RUN = re.compile(r"^<!-- not run: (?P<reason>\S.*) -->$")
 SERVICES = ("worker", "gateway", "hybrid")
+PIPES = frozenset({"|", "<", ">", "&"})  # with these it is the shell's
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,24 @@ def _reason(above: str, number: int) -> str:
 
 
 def commands(source: str) -> list[Command]:
-    """Of a shell block, in order: continued lines are one, comments and prompts are none."""
-    joined = source.replace("\\\n", " ")
-    found = []
-    for line in joined.splitlines():
-        text = re.sub(r"(^|\s)#\s.*$", "", line).strip().removeprefix("$ ")
-        if text:
-            words = text.removesuffix("&").split()
-            is_service = len(words) > 1 and words[0] == "llama-gossip" and words[1] in SERVICES
-            pipes = {"|", "<", ">"} & set(words)
-            found.append(Command(text, tuple(words[1:]) if is_service and not pipes else ()))
+    """Of a shell block, in order: continued lines and open quotes are one, comments and prompts are none.
+    Raises ValueError for a quote that is not closed."""
+    found, pending = [], ""
+    for line in source.replace("\\\n", " ").splitlines():
+        pending = f"{pending}\n{line}" if pending else line.strip().removeprefix("$ ")
+        try:
+            words = shlex.split(pending, comments=True)
+        except ValueError:  # a quote goes on in the next line
+            continue
+        if words:
+            found.append(Command(pending, _service(words)))
+        pending = ""
+    if pending:
+        raise ValueError(f"a quote is not closed: {pending}")
     return found
+
+
+def _service(words: list[str]) -> tuple[str, ...]:
+    if words[0] != "llama-gossip" or words[1:2] == [] or words[1] not in SERVICES or PIPES & set(words):
+        return ()
+    return tuple(words[1:])

@@ -15,6 +15,7 @@ from llama_gossip import news
 from llama_gossip.cli.options import COMMON, HTTP, options
 from llama_gossip.cli.output import short
 from llama_gossip.cli.session import Session
+from llama_gossip.config import DEFAULTS
 from llama_gossip.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def _say_ready(session: Session, node: InferenceNode, http: Http) -> None:
 def _curl(http: Http, model: str) -> str:
     """A command that asks for something at once."""
     message = {"role": "user", "content": "Hello"}
-    body = json.dumps({"model": one_line(model), "messages": [message]}, ensure_ascii=False)
+    asked = {"model": one_line(model), "messages": [message], "max_tokens": DEFAULTS["max_tokens"]}
+    body = json.dumps(asked, ensure_ascii=False)
     key = ' -H "authorization: Bearer $KEY"' if http.plan.keys else ""
     return (
         f"curl {http.url}/v1/chat/completions -H 'content-type: application/json'{key} -d {shlex.quote(body)}"

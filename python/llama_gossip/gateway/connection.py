@@ -1,6 +1,7 @@
 """Connection: one HTTP connection, uvicorn's, with the limits that it lacks. The law: nobody holds one for
-nothing. A request that does not become whole in time ends its connection, and so do connections beyond the
-limit; what is no HTTP is answered in the shape of every other error.
+nothing. A request that does not become whole in time ends its connection, and so do a client that reads
+nothing for long and connections beyond the limit; who has gone is heard of at once, whatever it sent before;
+what is no HTTP is answered in the shape of every other error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_S = 60.0  # for a whole request from its first byte: 4 MiB at half a megabit a second
+UNREAD_S = (
+    300.0  # somebody who looks at a stream page by page is no hurry; a worker's place is held meanwhile
+)
+MAX_EARLY_BYTES = (
+    64 * 1024
+)  # of a next request, read while an answer runs: without reading no end is heard of
 MAX_HEAD_BYTES = 64 * 1024  # browsers send loopback the cookies of every program that ever served there
 MAX_CONNECTIONS = 768  # 256 requests may wait, many may run, dashboards look on
 POLITE_CONNECTIONS = 64  # beyond the limit, told why
@@ -38,12 +45,14 @@ def max_connections() -> int:
 
 class Connection(H11Protocol):
     request_s = REQUEST_S
+    unread_s = UNREAD_S
     limit = MAX_CONNECTIONS
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.logger = _log
         self._clock: asyncio.TimerHandle | None = None
+        self._unread_clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -56,6 +65,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._listen_on()
         self._watch()
 
     def on_response_complete(self) -> None:
@@ -64,7 +74,17 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        self._stop_unread_clock()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread_clock is None:
+            self._unread_clock = self.loop.call_later(self.unread_s, self.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_unread_clock()
+        super().resume_writing()
 
     def abort(self) -> None:
         """Cuts it; a running answer hears that its client has gone."""
@@ -77,9 +97,20 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(head) or b"")
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # this was its reply: what the app still sends is not for the wire
+            self.cycle.message_event.set()
         self.transport.close()
 
-    # --- the clock ---
+    def _listen_on(self) -> None:
+        """uvicorn stops reading at the first byte behind a request, and would not hear its client go."""
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return
+        early, _ = self.conn.trailing_data
+        if len(early) <= MAX_EARLY_BYTES:
+            self.flow.resume_reading()
+
+    # --- the clocks ---
 
     def _watch(self) -> None:
         """It runs from the first byte of a request, or from the beginning, until the request is whole."""
@@ -98,6 +129,11 @@ class Connection(H11Protocol):
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+
+    def _stop_unread_clock(self) -> None:
+        if self._unread_clock is not None:
+            self._unread_clock.cancel()
+            self._unread_clock = None
 
 
 def _error_body(message: str, kind: str) -> bytes:

@@ -40,6 +40,11 @@ DESCRIPTION: Final = (
     "what is known and not supported is a 400 that names it."
 )
 
+STREAM: Final = (
+    "With stream: true. The schema is that of each event; lines with a colon in front are comments. An Error "
+    "is the last event of a stream that broke, [DONE] that of a whole one."
+)
+
 
 def openapi() -> Json:
     """A new document."""
@@ -133,11 +138,7 @@ def _model() -> Json:
 
 
 def _post(operation: str, summary: str, asked: str, whole: str, chunk: str) -> Json:
-    stream = {
-        "schema": {"type": "string"},
-        "description": f"with stream: true. Events: `data: ` and a {chunk}, at the end `data: [DONE]`; lines "
-        "with a colon in front are comments; a failure is the last event, an Error, and no [DONE] follows",
-    }
+    stream = {"schema": _event(chunk), "description": STREAM}
     content = {**_json(whole), "text/event-stream": stream}
     answer = _reply("the answer, whole or as a stream", content, "x-llama-gossip-worker")
     return {
@@ -148,6 +149,16 @@ def _post(operation: str, summary: str, asked: str, whole: str, chunk: str) -> J
             "requestBody": {"required": True, "content": _json(asked)},
             "responses": {"200": answer, **_failures(GENERATION_FAILURES)},
         }
+    }
+
+
+def _event(chunk: str) -> Json:
+    """Of a stream, each: its data is a chunk, the error that ends it, or the mark of a whole one."""
+    one = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [ref(chunk), ref("Error")]}}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, one]}},
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from llama_gossip.errors import LlamaGossipError, NoWorkers
+from llama_gossip.plain_text import one_line
 
 INVALID_REQUEST = "invalid_request_error"
 RATE_LIMIT = "rate_limit_error"
@@ -84,9 +85,7 @@ def api_error_of(error: LlamaGossipError, *, param: str | None = None) -> ApiErr
             return unknown_model(_told(error))
         case "bad_request" | "usage":
             return bad_request(None, _told(error), "invalid_value")
-        case "unsupported":
-            return bad_request(None, _told(error), "unsupported")
-        case "timeout" | "deadline":
+        case "timeout":
             return ApiError(504, "the answer was not complete in time", code="timeout")
         case "cancelled" | "closed":
             message = "the request was ended before its answer was complete"
@@ -104,6 +103,6 @@ def api_error_of(error: LlamaGossipError, *, param: str | None = None) -> ApiErr
 
 
 def _told(error: LlamaGossipError) -> str:
-    """The error's sentence without the trail of node ids."""
-    sentence = _TRAIL.sub("", error.message)
+    """The error's sentence without the trail of node ids. Some are in a worker's own words."""
+    sentence = one_line(_TRAIL.sub("", error.message))
     return sentence if len(sentence) <= MAX_MESSAGE_CHARS else sentence[: MAX_MESSAGE_CHARS - 1] + "…"

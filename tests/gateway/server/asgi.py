@@ -17,7 +17,7 @@ PATIENCE_S = 20.0  # only a failure waits so long
 
 class Asgi:
     """`/` answers, `/echo` tells how long the body was, `/stream` sends until `enough` is set or the client
-    has gone."""
+    has gone, `/flood` sends more than any socket holds."""
 
     def __init__(self) -> None:
         self.enough = asyncio.Event()
@@ -31,6 +31,9 @@ class Asgi:
         if path == "/stream":
             await self._stream(receive, send)
             return
+        if path == "/flood":
+            await self._flood(receive, send)
+            return
         body = b"hello"
         if path == "/echo":
             size = 0
@@ -43,6 +46,14 @@ class Asgi:
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _flood(self, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        if (await receive())["type"] == "http.disconnect":
+            self.gone.set()
 
     async def _stream(self, receive: Any, send: Any) -> None:
         while (await receive())["type"] == "http.request":

@@ -12,6 +12,7 @@ from llama_gossip.gateway import connection, server
 from llama_gossip.gateway.connection import MAX_HEAD_BYTES, Connection
 from llama_gossip.gateway.server import Server
 from tests.gateway.server.asgi import Asgi, Connect, answer, end_of, head, port_of, within
+from tests.live.conftest import eventually
 
 
 @pytest.fixture
@@ -58,6 +59,55 @@ async def test_a_whole_request_may_be_answered_as_slowly_as_it_takes(asgi: Asgi,
     assert b"two;" in await within(slow[0].readuntil(b"two;"))
 
 
+async def test_a_client_that_goes_is_heard_of_whatever_it_sent_behind_its_request(
+    asgi: Asgi, connect: Connect
+) -> None:
+    _, writer = await connect()
+    writer.write(head("/stream"))
+    await within(asgi.running.wait())
+    writer.write(b"\r\n")  # some clients end a body so
+    writer.close()
+    await within(asgi.gone.wait())
+
+
+async def test_of_what_is_sent_behind_a_running_request_little_is_kept(
+    asgi: Asgi, served: Server, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    writer.write(head("/stream"))
+    await within(asgi.running.wait())
+    (mine,) = served._uvicorn.server_state.connections
+    writer.write(head("/") * 40_000)
+    await eventually(lambda: mine.flow.read_paused, "the server reads no more")
+    assert len(mine.conn.trailing_data[0]) < 1 << 20
+    asgi.enough.set()
+    assert (await within(reader.readuntil(b"hello"))).count(b"200 OK") == 2, (
+        "the next is answered in its turn"
+    )
+
+
+async def test_who_reads_nothing_of_its_answer_loses_the_connection(
+    asgi: Asgi, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "unread_s", 0.05)
+    _, writer = await connect()
+    writer.write(head("/flood"))
+    await within(asgi.gone.wait())
+
+
+async def test_who_reads_on_has_time_again(asgi: Asgi, served: Server, connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(head("/flood"))
+    await eventually(lambda: served._uvicorn.server_state.connections, "it is connected")
+    (mine,) = served._uvicorn.server_state.connections
+    await eventually(lambda: mine._unread_clock is not None, "the clock runs")
+    size = 0
+    while size < 64 << 20:
+        size += len(await within(reader.read(1 << 20)))
+    assert mine._unread_clock is None
+    assert not asgi.gone.is_set()
+
+
 async def test_a_huge_head_is_refused_in_the_shape_of_every_error(asgi: Asgi, connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(head("/", "x-filler: " + "x" * MAX_HEAD_BYTES)[:-4])
@@ -80,6 +130,19 @@ async def test_what_is_no_http_is_refused_without_a_word_in_the_log(
     status, _, body = await answer(reader)
     assert status == 400
     assert "error" in json.loads(body)
+    assert await end_of(reader) == b""
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("path", ["/", "/echo"])  # an app that has its answer already, one that reads first
+async def test_a_body_that_turns_into_no_http_is_refused_without_a_word_in_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    reader, writer = await connect()
+    writer.write(head(path, "transfer-encoding: chunked", method="POST") + b"1\r\nx\r\nno size\r\n")
+    status, _, body = await answer(reader)
+    assert status == 400
+    assert set(json.loads(body)) == {"error"}
     assert await end_of(reader) == b""
     assert caplog.records == []
 
