@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 import pytest_asyncio
 
+from llama_gossip.gateway.app import Gateway
 from llama_gossip.gateway.bodies import MAX_BODY_BYTES
 from llama_gossip.gateway.keys import Allowance, Key, Keys, digest_of
 
@@ -36,6 +38,20 @@ async def test_another_host_name_is_refused(stage: Stage) -> None:
     for path in ("/v1/models", "/", "/healthz"):
         reply = await stage.http.get(path, headers={"host": "evil.example"})
         assert (reply.status_code, error_of(reply)["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 403), ("::1", 403), ("[::1]", 403), ("localhost", 403), ("0.0.0.0", 200)],
+)
+async def test_names_are_checked_on_every_address_that_is_loopback(
+    stage: Stage, host: str, status: int
+) -> None:
+    gateway = Gateway(stage.node, keys=Keys(), host=host)
+    over = httpx2.ASGITransport(app=gateway.app)
+    async with httpx2.AsyncClient(transport=over, base_url="http://evil.example") as http:
+        assert (await http.get("/v1/models")).status_code == status
+    gateway.close()
 
 
 async def test_a_page_of_another_origin_gets_nothing(stage: Stage) -> None:
@@ -182,6 +198,29 @@ async def test_a_client_that_is_still_sending_can_read_that_its_body_is_too_larg
     assert b" 413 " in await reader.readline()
     rest = await reader.read()
     assert b'"body_too_large"' in rest
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [
+        (b"/v1/chat/completions", b"text/plain", 415),
+        (b"/nowhere", b"application/json", 404),
+        (b"/v1/models", b"application/json", 405),
+        (b"/v1/chat/completions", b"application/json", 401),
+    ],
+)
+async def test_whatever_refuses_a_body_can_be_read_by_who_is_still_sending_it(
+    stage: Stage, keyed: Stage, path: bytes, kind: bytes, status: int
+) -> None:
+    size = 12 << 20
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: %b\r\n" % (path, kind)
+    reader, writer = await raw(keyed if status == 401 else stage, head + b"content-length: %d\r\n\r\n" % size)
+    assert b" %d " % status in await reader.readuntil(b"}}")
+    for _ in range(size >> 20):
+        writer.write(bytes(1 << 20))
+        await writer.drain()
+    assert await reader.read() == b"", "the connection was closed, not reset"
     writer.close()
 
 

@@ -132,6 +132,8 @@ async def test_a_gateway_that_drains_takes_no_new_generation_and_finishes_what_r
         refused = await stage.chat()
         assert (refused.status_code, error_of(refused)["code"]) == (503, "draining")
         assert "retry-after" in refused.headers
+        probe = await stage.http.get("/readyz")
+        assert (probe.status_code, error_of(probe)["code"]) == (503, "draining")
         assert events_of((await running).text)[-1] == "[DONE]"
 
 

@@ -143,6 +143,14 @@ def test_any_text_comes_through_an_event_as_it_was(text: str, model: str, usage:
 # --- whole -------------------------------------------------------------------------------------
 
 
+def test_an_event_is_one_line_whatever_a_client_takes_for_the_end_of_one() -> None:
+    shape = shaper(chat(model="a\u2028b", stream=True))
+    text = "é\x85\u2028\u2029\x0b\x0c\x1c\r\n."
+    for data in (shape.piece(0, Token(0, 1, text)), shape.begin(0), shape.finish(0, ended())):
+        assert len(data.decode().splitlines()) == 2, "the event's line and the empty one behind it"
+    assert event(shape.piece(0, Token(0, 1, text)))["choices"][0]["delta"]["content"] == text
+
+
 def test_a_whole_chat() -> None:
     whole = shaper(chat()).whole([Choice("hello", (), ended(finish_reason="length"))])
     assert whole.pop("system_fingerprint")

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama_gossip.gateway.keys import Key, Keys
-from llama_gossip.gateway.replies import error_reply
+from llama_gossip.gateway.replies import UnwantedBody, error_reply
 from llama_gossip.openai_api import ApiError
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})  # the bare page holds no data
@@ -60,7 +60,7 @@ class Access:
             scope["llama_gossip.key"] = self._admit(Headers(scope=scope), scope["path"])
             await self._app(scope, receive, send_with_headers)
         except ApiError as error:
-            await error_reply(error)(scope, receive, send_with_headers)
+            await UnwantedBody(error)(scope, receive, send_with_headers)
         except Exception:  # a bug of ours: told without internals, and the log has the rest
             log.exception("a request of the gateway failed")
             if started:
@@ -95,11 +95,6 @@ def is_loopback_name(host: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def is_loopback_address(host: str) -> bool:
-    """Of an address that a port is bound to; a name but localhost is taken for an address of a network."""
-    return is_loopback_name(f"[{host}]" if ":" in host else host)
 
 
 def _forbidden(message: str) -> ApiError:

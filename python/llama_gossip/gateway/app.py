@@ -17,13 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from llama_gossip.errors import LlamaGossipError
-from llama_gossip.gateway.access import Access, is_loopback_address
+from llama_gossip.gateway.access import Access
 from llama_gossip.gateway.answering import reply_to
-from llama_gossip.gateway.bodies import ClientGone, TooLarge, read_json
+from llama_gossip.gateway.binding import address_of
+from llama_gossip.gateway.bodies import BodyRefused, ClientGone, read_json
 from llama_gossip.gateway.dashboard import Dashboard
 from llama_gossip.gateway.keys import ORDINARY_PRIORITY, Key, Keys
 from llama_gossip.gateway.metrics import Metrics
-from llama_gossip.gateway.orders import Orders
+from llama_gossip.gateway.orders import Orders, leaving
 from llama_gossip.gateway.replies import UnwantedBody, error_reply
 from llama_gossip.gateway.roster import Roster
 from llama_gossip.node import InferenceNode
@@ -53,7 +54,7 @@ class Gateway:
     """`app` is an ASGI application; it lives on the node's event loop."""
 
     def __init__(self, node: InferenceNode, *, keys: Keys, host: str) -> None:
-        """host: the address that the port is bound to."""
+        """host: the address that the port is bound to. Raises ConfigError (see `address_of`)."""
         self._metrics = Metrics(node)
         self._roster = Roster(node)
         self._orders = Orders(node.submit, self._metrics.in_flight)
@@ -63,7 +64,7 @@ class Gateway:
         router = Router(self._routes(), redirect_slashes=False)
         routes = ExceptionMiddleware(router, handlers=_HANDLERS)
         self.app = Access(
-            routes, keys=keys, loopback=is_loopback_address(host), replied=self._metrics.replies.count
+            routes, keys=keys, loopback=address_of(host).is_loopback, replied=self._metrics.replies.count
         )
 
     def begin_drain(self) -> None:
@@ -109,6 +110,8 @@ class Gateway:
         return JSONResponse(model_object(name, created))
 
     async def _readyz(self, request: Request) -> Response:
+        if self._orders.draining:
+            raise leaving()
         if not self._roster.is_ready():
             raise ApiError(503, "no worker is ready", "server_error", None, "no_workers", AGAIN_S)
         return JSONResponse({"status": "ready"})
@@ -165,7 +168,7 @@ async def _healthz(request: Request) -> Response:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return UnwantedBody(error) if isinstance(error, TooLarge) else error_reply(error)
+    return UnwantedBody(error) if isinstance(error, BodyRefused) else error_reply(error)
 
 
 async def _node_error(request: Request, error: Exception) -> Response:
@@ -177,7 +180,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What the router refuses: an unknown path, a wrong method."""
     assert isinstance(error, HTTPException)
     unknown = error.status_code == 404
-    reply = error_reply(
+    reply = UnwantedBody(
         ApiError(
             error.status_code,
             "there is no such path: GET /openapi.json lists them"

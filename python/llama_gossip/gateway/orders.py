@@ -76,15 +76,15 @@ class Orders:
         self._submit = submit
         self._in_flight = in_flight
         self._open: set[Order] = set()
-        self._draining = False
+        self.draining = False
 
     def drain(self) -> None:
-        self._draining = True
+        self.draining = True
 
     def begin(self, asked: Asked, key: Key, priority: int, now_s: float) -> Order:
         """now_s: monotonic. Raises ApiError (429, 503), LlamaGossipError."""
-        if self._draining:
-            raise ApiError(503, "this gateway is leaving", "server_error", None, "draining", DRAINING_S)
+        if self.draining:
+            raise leaving()
         self._make_room(key, now_s)
         generations: list[Generation] = []
         try:
@@ -109,6 +109,10 @@ class Orders:
     def _end(self, order: Order) -> None:
         self._open.discard(order)
         self._in_flight.dec()
+
+
+def leaving() -> ApiError:
+    return ApiError(503, "this gateway is leaving", "server_error", None, "draining", DRAINING_S)
 
 
 def _too_many(message: str, again_s: int) -> ApiError:

@@ -15,8 +15,8 @@ UNWANTED_S = 10.0
 
 
 def error_reply(error: ApiError) -> JSONResponse:
-    headers = error.headers() | ({"www-authenticate": "Bearer"} if error.status == 401 else {})
-    return JSONResponse(error.body(), error.status, headers=headers)
+    """To a request whose body was read."""
+    return JSONResponse(error.body(), error.status, headers=error.headers())
 
 
 class UnwantedBody(JSONResponse):
@@ -24,7 +24,8 @@ class UnwantedBody(JSONResponse):
     the reply lost: it ends once the rest of the body has been read and dropped, within limits."""
 
     def __init__(self, error: ApiError) -> None:
-        super().__init__(error.body(), error.status, headers=error.headers())
+        headers = error.headers() | ({"www-authenticate": "Bearer"} if error.status == 401 else {})
+        super().__init__(error.body(), error.status, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def hold(message: Message) -> None:

@@ -21,6 +21,7 @@ from llama_gossip.version import __version__
 
 FINGERPRINT: Final = f"llama-gossip-{__version__}"
 DONE: Final = b"data: [DONE]\n\n"
+_LINE_ENDS: Final = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"})
 WAITING: Final = b": waiting\n\n"  # a comment: keeps proxies and clients patient
 WHOLE_OBJECT: Final = {Kind.CHAT: "chat.completion", Kind.COMPLETION: "text_completion"}
 CHUNK_OBJECT: Final = {Kind.CHAT: "chat.completion.chunk", Kind.COMPLETION: "text_completion"}
@@ -86,7 +87,7 @@ class Shaper:
 
     def piece(self, index: int, token: Token) -> bytes:
         before, behind, end = self._frames[index]
-        text = encode_basestring(token.text)
+        text = _on_one_line(encode_basestring(token.text))
         if token.logprob is None:
             return f"{before}{text}{behind}null{end}".encode()
         return f"{before}{text}{behind}{_compact(self._logprobs(index, token))}{end}".encode()
@@ -167,7 +168,12 @@ def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _on_one_line(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _on_one_line(text: str) -> str:
+    """JSON without what some clients take for the end of a line, and of the event's data."""
+    return text if text.isascii() else text.translate(_LINE_ENDS)
 
 
 def _event(value: object) -> bytes:
