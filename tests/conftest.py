@@ -6,6 +6,8 @@ are sought with `--hypothesis-profile=explore`, which keeps what it finds.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +32,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out += [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI nothing may be missing: there a skipped test is a failed one."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and under CI no test may be: {report.longrepr}"
+    return report
 
 
 @lru_cache
