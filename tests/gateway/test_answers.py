@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from typing import Any
 
 import pytest
 
-from .staging import COMPLETION, Stage, error_of, events_of, text_of
+from .staging import CHAT, COMPLETION, Stage, error_of, events_of, text_of
 
 pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
 
@@ -142,6 +144,26 @@ async def test_nothing_is_in_flight_once_an_answer_is_there(stage: Stage) -> Non
     for stream in (False, True):
         await stage.chat(stream=stream)
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_order_has_ended_before_the_last_byte_is_sent(stage: Stage, stream: bool) -> None:
+    body, seen = json.dumps(CHAT | {"stream": stream}).encode(), []
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        return unread.pop() if unread else await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        exposed, _ = stage.gateway._metrics.exposition()
+        (gauge,) = re.findall(rb"^llama_gossip_requests_in_flight (.*)$", exposed, re.MULTILINE)
+        seen.append((message.get("more_body", False), float(gauge)))
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    await stage.gateway.app({**scope, "root_path": "", "query_string": b""}, receive, send)
+    assert seen[-1] == (False, 0.0)
+    assert ((True, 1.0) in seen) == stream
 
 
 async def test_an_unknown_model_is_a_404_that_a_retry_does_not_help(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from llama_gossip.gateway import orders
 from llama_gossip.gateway.keys import Key, Keys, digest_of
 from tests.live.conftest import eventually
 
-from .staging import CHAT, Stage, error_of, events_of, raw, staged, text_of
+from .staging import CHAT, COMPLETION, Stage, error_of, events_of, raw, staged, text_of
 
 pytestmark = pytest.mark.live
 
@@ -89,6 +89,27 @@ async def test_a_stream_that_nobody_can_finish_ends_with_an_error_and_no_done(tm
         assert set(last) == {"error"}
         assert set(last["error"]) == {"message", "type", "param", "code"}
         assert "[DONE]" not in text
+        assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
+async def test_what_nobody_can_finish_is_a_failure_however_it_was_asked_for(tmp_path: Path) -> None:
+    async with staged(tmp_path, [SLOW]) as stage:
+        several = {"prompt": ["one", "two", "three"], **LONG}
+        asking = asyncio.gather(stage.chat(**LONG), stage.completion(**several))
+        await eventually(lambda: stage.workers[0].stats()["running"] == 4, "the worker has all of them")
+        text = ""
+        async with stage.http.stream(
+            "POST", "/v1/completions", json=COMPLETION | several | {"stream": True}
+        ) as reply:
+            async for line in reply.aiter_lines():
+                if line.startswith("data: {") and "data: {" not in text:
+                    await stage.workers[0].shutdown()
+                text += line + "\n"
+        *_, last = events_of(text)
+        assert set(last) == {"error"}
+        for whole in await asking:
+            assert whole.status_code >= 500
+            error_of(whole)
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
 
 

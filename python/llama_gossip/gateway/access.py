@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama_gossip.gateway.keys import Key, Keys
 from llama_gossip.gateway.replies import UnwantedBody, error_reply
-from llama_gossip.openai_api import ApiError
+from llama_gossip.openai_api import ApiError, internal_error
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})  # the bare page holds no data
 OWN_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
@@ -65,7 +65,7 @@ class Access:
             log.exception("a request of the gateway failed")
             if started:
                 raise
-            await error_reply(_internal())(scope, receive, send_with_headers)
+            await error_reply(internal_error())(scope, receive, send_with_headers)
 
     def _admit(self, headers: Headers, path: str) -> Key | None:
         """Raises ApiError (401, 403)."""
@@ -109,10 +109,4 @@ def _unauthorized() -> ApiError:
         None,
         "invalid_api_key",
         retryable=False,
-    )
-
-
-def _internal() -> ApiError:
-    return ApiError(
-        500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal"
     )

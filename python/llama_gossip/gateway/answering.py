@@ -20,7 +20,16 @@ from llama_gossip.errors import LlamaGossipError
 from llama_gossip.gateway.bodies import ClientGone
 from llama_gossip.gateway.orders import Order, together
 from llama_gossip.generation import Generation
-from llama_gossip.openai_api import DONE, WAITING, ApiError, Choice, Ended, Shaper, api_error_of
+from llama_gossip.openai_api import (
+    DONE,
+    WAITING,
+    ApiError,
+    Choice,
+    Ended,
+    Shaper,
+    api_error_of,
+    internal_error,
+)
 
 KEEP_ALIVE_S = 10.0  # proxies and clients give up on silence after half a minute or so
 WORKER_HEADER = "x-llama-gossip-worker"
@@ -171,9 +180,7 @@ def _failure_of(error: Exception) -> ApiError:
     if isinstance(error, LlamaGossipError):
         return api_error_of(error)
     log.error("a stream of the gateway failed", exc_info=error)
-    return ApiError(
-        500, "the gateway failed: this is a bug, its log says more", "server_error", None, "internal"
-    )
+    return internal_error()
 
 
 def _pieces(generations: Sequence[Generation]) -> AsyncGenerator[Piece, None]:

@@ -26,7 +26,7 @@ from llama_gossip.gateway.keys import ORDINARY_PRIORITY, Key, Keys
 from llama_gossip.gateway.metrics import Metrics
 from llama_gossip.gateway.orders import Orders, leaving
 from llama_gossip.gateway.replies import UnwantedBody, error_reply
-from llama_gossip.gateway.roster import Roster
+from llama_gossip.gateway.served import Served
 from llama_gossip.node import InferenceNode
 from llama_gossip.openai_api import (
     ApiError,
@@ -56,7 +56,7 @@ class Gateway:
     def __init__(self, node: InferenceNode, *, keys: Keys, host: str) -> None:
         """host: the address that the port is bound to. Raises ConfigError (see `address_of`)."""
         self._metrics = Metrics(node)
-        self._roster = Roster(node)
+        self._served = Served(node)
         self._orders = Orders(node.submit, self._metrics.in_flight)
         self._dashboard = Dashboard(node, keyed=bool(keys))
         self._document = openapi()
@@ -93,11 +93,11 @@ class Gateway:
     # --- looking ---
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse(models_list(self._roster.models()))
+        return JSONResponse(models_list(self._served.models()))
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        created = self._roster.models().get(name)
+        created = self._served.models().get(name)
         if created is None:
             raise ApiError(
                 404,
@@ -112,7 +112,7 @@ class Gateway:
     async def _readyz(self, request: Request) -> Response:
         if self._orders.draining:
             raise leaving()
-        if not self._roster.is_ready():
+        if not self._served.is_ready():
             raise ApiError(503, "no worker is ready", "server_error", None, "no_workers", AGAIN_S)
         return JSONResponse({"status": "ready"})
 

@@ -22,7 +22,7 @@ App: TypeAlias = Callable[
 ]
 
 BACKLOG = 1024  # connections that come in one burst
-KEEP_ALIVE_S = 75  # between two requests: longer than the pools of the usual clients keep one
+IDLE_S = 75  # between two requests: longer than the pools of the usual clients keep one
 CUT_S = 1.0  # for what is cut to notice
 
 
@@ -120,6 +120,6 @@ def _config(app: App) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=IDLE_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )

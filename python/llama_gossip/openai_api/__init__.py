@@ -6,7 +6,7 @@ The law: pure. No clock, no chance, no socket; the same functions serve the gate
 from llama_gossip.openai_api.answers import DONE, WAITING, Choice, Ended, Shaper
 from llama_gossip.openai_api.asked import Asked, Kind, chat_asked, completion_asked
 from llama_gossip.openai_api.document import openapi
-from llama_gossip.openai_api.errors import ApiError, api_error_of
+from llama_gossip.openai_api.errors import ApiError, api_error_of, internal_error
 from llama_gossip.openai_api.models import model_object, models_list
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "api_error_of",
     "chat_asked",
     "completion_asked",
+    "internal_error",
     "model_object",
     "models_list",
     "openapi",

@@ -72,6 +72,11 @@ def too_long(param: str | None, message: str) -> ApiError:
     return bad_request(param, message, "context_length_exceeded")
 
 
+def internal_error() -> ApiError:
+    """For a bug of ours, which is logged where it is found."""
+    return ApiError(500, "the gateway failed: this is a bug, its log says more", code="internal")
+
+
 def unknown_model(message: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
