@@ -51,8 +51,9 @@ const MAX_START_DIALS: usize = 32;
 /// After a lag of iroh-gossip neighbour events may be missing; a new subscription lists them within this.
 const RESYNC: Duration = Duration::from_millis(300);
 
-/// Our queue, iroh-gossip's and the link together take a few milliseconds; a busy host several times that.
-const LINGER: Duration = Duration::from_millis(80);
+/// Our queue, iroh-gossip's and the link together take 2 ms, or 90: a connection that has just lost a packet
+/// waits for so long until it sends again. Measured between two nodes while a third had come and gone.
+const LINGER: Duration = Duration::from_millis(200);
 
 pub fn membership() -> HyparviewConfig {
     HyparviewConfig {

@@ -42,7 +42,7 @@ class Connector:
         self._tunnel = tunnel
         self._connected = connected
         self._stuck = stuck
-        self._dialler = Dialler(desk)
+        self._dialler = Dialler(desk, ledger)
         self._spares: dict[int, Request] = {}
 
     # --- a request without an attempt ---

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from llama_gossip.protocol.desk import Desk
 from llama_gossip.protocol.effects import AbandonDial, OpenStream
+from llama_gossip.protocol.ledger import Ledger
 from llama_gossip.protocol.request import Request
 from llama_gossip.protocol.selection import Candidate
 
 
 class Dialler:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, ledger: Ledger) -> None:
         self._desk = desk
+        self._ledger = ledger
         self._requests: dict[int, Request] = {}
         self._numbers = 0
 
@@ -23,6 +25,7 @@ class Dialler:
         number, timeout_ms = self._numbers, self._desk.timers.dial_ms
         request.dials[number] = candidate
         self._requests[number] = request
+        self._ledger.dial(candidate.node_id)
         self._desk.emit(OpenStream(number, candidate.node_id, timeout_ms))
         self._desk.after(("dial", number, "timeout"), timeout_ms)
 
@@ -32,7 +35,9 @@ class Dialler:
         if request is None:
             return None
         self._desk.agenda.cancel(("dial", number, "timeout"))
-        return request, request.dials.pop(number)
+        candidate = request.dials.pop(number)
+        self._ledger.dialled(candidate.node_id)
+        return request, candidate
 
     def abandon(self, request: Request) -> None:
         for number in list(request.dials):

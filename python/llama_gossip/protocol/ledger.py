@@ -18,7 +18,8 @@ MAX_RECORDS = 4_096  # as many as the roster can hold
 @dataclass(slots=True)
 class Record:
     in_flight: int = 0  # own attempts on it
-    last_start: int = 0  # the number of the newest own attempt, counted over all workers
+    dialling: int = 0  # own streams to it that are being opened
+    last_start: int = 0  # the number of the newest own attempt or dial, counted over all workers
     others: int | None = None  # jobs of others when it last announced itself; None: as announced
     ttft_ms: float | None = None
     tokens_per_s: float | None = None  # of one request alone
@@ -51,11 +52,25 @@ class Ledger:
         """Reading only: makes no entry."""
         return self._records.get(worker) or Record()
 
+    def dial(self, worker: NodeId) -> None:
+        """Of many requests that come at once the first has dialled before the next one chooses: each sees
+        those before it, else all would choose the same worker."""
+        record = self._asked(worker)
+        record.dialling += 1
+
+    def dialled(self, worker: NodeId) -> None:
+        """It is over, however."""
+        self.record(worker).dialling -= 1
+
     def start(self, worker: NodeId) -> None:
-        record = self.record(worker)
+        record = self._asked(worker)
         record.in_flight += 1
+
+    def _asked(self, worker: NodeId) -> Record:
+        record = self.record(worker)
         self._starts += 1
         record.last_start = self._starts
+        return record
 
     def end(self, worker: NodeId) -> None:
         self.record(worker).in_flight -= 1
@@ -110,7 +125,11 @@ class Ledger:
 
     def _evict(self) -> None:
         """The idle record that is least worth keeping goes."""
-        idle = [(r.cooldown_until_ms, r.completed, n) for n, r in self._records.items() if r.in_flight == 0]
+        idle = [
+            (record.cooldown_until_ms, record.completed, worker)
+            for worker, record in self._records.items()
+            if not record.in_flight and not record.dialling
+        ]
         if idle:
             del self._records[min(idle)[2]]
 

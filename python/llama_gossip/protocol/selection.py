@@ -208,7 +208,7 @@ class Chooser:
         """Jobs that it has, as far as is known."""
         record, capacity = self.ledger.peek(candidate.node_id), candidate.capacity
         announced = capacity.current_load + capacity.queue_depth
-        return record.in_flight + (announced if record.others is None else record.others)
+        return record.in_flight + record.dialling + (announced if record.others is None else record.others)
 
     def score_ms(self, candidate: Candidate, want: Want, now: Now) -> float:
         """Estimated time to the whole answer. Own measurements first, announced values second."""
