@@ -49,6 +49,7 @@ async def test_a_client_that_leaves_before_anything_came_ends_the_workers_job(
         await eventually(lambda: stage.workers[0].stats()["running"] == 1, "the worker has it")
         asking.cancel()
         await eventually(lambda: len(stage.ended) == 1, "the worker's job ends")
+        assert await stage.metric('llama_gossip_http_replies_total{status="503"}') == 0, "we did not fail"
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
 
 
