@@ -18,7 +18,7 @@ PATIENCE_MS = 60_000
 EVENTS = {"content-type": "text/event-stream"}
 BROKEN = """: waiting
 
-data: {"choices": [{"index": 0, "delta": {"content": "Once"}, "finish_reason": null}]}
+data: {"choices": [{"index": 0, "delta": {"content": "On\\u202e\\u0007ce"}, "finish_reason": null}]}
 
 data: {"error": {"message": "the last worker failed", "type": "server_error", "param": null, "code": null}}
 
@@ -109,6 +109,7 @@ async def test_the_ticket_is_shown_and_copied_only_when_asked_for(stage: Stage, 
     assert "lg1" not in await one.page.content()
     await one.of("ticket-show").click()
     await expect(one.of("ticket")).to_have_text(stage.node.ticket())
+    await expect(one.of("ticket")).to_be_visible()
     await one.of("ticket-show").click()
     await expect(one.of("ticket")).to_be_hidden()
     await one.of("ticket-copy").click()

@@ -135,8 +135,10 @@ def test_the_second_signal_ends_it_at_once(home: Path) -> None:
 
 
 def test_a_key_opens_the_gateway_and_is_never_shown(home: Path) -> None:
-    with gateway(home, "-vv", "--json", LLAMA_GOSSIP_API_KEY=SECRET) as front:
+    with gateway(home, "-vv", "--json", "--host", "0.0.0.0", LLAMA_GOSSIP_API_KEY=SECRET) as front:
         url = front.event("ready")["url"]
+        assert urlsplit(url).hostname == "127.0.0.1"
+        assert front.error_with("warning:", "not encrypted")
         assert reply(url, "/v1/models")[0] == 401
         status, models = reply(url, "/v1/models", authorization=f"Bearer {SECRET}")
         assert (status, models["data"]) == (200, [])

@@ -71,6 +71,13 @@ class Http:
         return self._server.url if self._server is not None else ""
 
     @property
+    def is_open(self) -> bool:
+        """To other machines."""
+        from llama_gossip.gateway.binding import address_of
+
+        return self._server is not None and not address_of(self.plan.host).is_loopback
+
+    @property
     def metrics_url(self) -> str:
         return f"{self._metrics_server.url}/metrics" if self._metrics_server is not None else ""
 
@@ -128,7 +135,12 @@ async def serving_http(plan: HttpPlan, node: InferenceNode) -> AsyncIterator[Htt
 
 
 def tell_http(output: Output, http: Http) -> None:
-    """Lines for people: where what is served."""
+    """Lines for people: where what is served. Open ports are warned of in every mode."""
+    if http.is_open:
+        output.warn(
+            f"other machines reach this port ({http.plan.host}), and HTTP is not encrypted: "
+            "who sees the packets reads keys, prompts and answers"
+        )
     if http.url:
         output.say(f"  api     {http.url}/v1  (what OpenAI's clients take as base URL)")
         output.say(f"  watch   {http.url}/  (dashboard)")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llama_gossip.node import InferenceNode
 
 FRESH = {
-    "cache-control": "no-store",  # it changes every second, and may hold the ticket
+    "cache-control": "no-cache, no-store",  # it changes every second, and may hold the ticket
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }

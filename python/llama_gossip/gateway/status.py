@@ -7,7 +7,8 @@ cleaned, so that no page and no terminal is steered by it. The ticket is in it o
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llama_gossip.gateway.journal import Journal
@@ -25,6 +26,9 @@ WORKER_SILENT_S = Timers().stale_ms / 1000
 CLIENT_SILENT_S = Timers().client_announce_ms / 1000 * 1.25
 
 Object = dict[str, Any]
+
+PEER_FIELDS = tuple(field.name for field in fields(Peer))
+_clean = lru_cache(maxsize=16_384)(one_line)  # a thousand peers say the same every second
 
 
 class Status:
@@ -107,11 +111,11 @@ class Status:
 
 def peer_row(peer: Peer) -> Object:
     """`Peer` as JSON, cleaned. silent: an Announce of it is overdue, it may be dead."""
-    row = asdict(peer)
+    row: Object = {name: getattr(peer, name) for name in PEER_FIELDS}
     for name in ("name", "role", "device", "version"):
-        row[name] = one_line(row[name])
-    row["models"] = [one_line(model) for model in peer.models]
-    row["addresses"] = [one_line(address) for address in peer.addresses]
+        row[name] = _clean(row[name])
+    row["models"] = [_clean(model) for model in peer.models]
+    row["addresses"] = [_clean(address) for address in peer.addresses]
     row["last_seen_s"] = round(peer.last_seen_s, 1)
     row["tokens_per_s"] = round(peer.tokens_per_s, 1)
     row["rtt_ms"] = None if peer.rtt_ms is None else round(peer.rtt_ms, 1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llama_gossip.gateway import live as live_module
+from llama_gossip.gateway.dashboard import Dashboard
 from llama_gossip.gateway.live import ALIVE, MAX_WAITING, Live
 from llama_gossip.gateway.status import Status
 from tests.live.conftest import eventually
@@ -107,6 +108,24 @@ async def test_a_reader_that_does_not_read_is_told_the_whole_again_and_bounded(s
     finally:
         live.close()
         status.close()
+
+
+async def test_news_are_told_at_once_and_not_at_the_next_beat(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "BEAT_S", 3600.0)
+    dashboard = Dashboard(stage.node, keyed=False)
+    try:
+        stream, _ = await told_by(dashboard._live)
+        await stage.node.complete("Hello", max_tokens=3)
+        async with asyncio.timeout(PATIENCE_S):
+            chunk = await anext(stream)
+            while chunk == ALIVE:
+                chunk = await anext(stream)
+        assert chunk.startswith(b"event: change\n")
+        await stream.aclose()
+    finally:
+        dashboard.close()
 
 
 async def test_a_silent_network_is_kept_alive_by_comments(

@@ -115,7 +115,7 @@ async def test_the_ticket_is_of_this_network(stage: Stage) -> None:
 async def test_it_is_fresh_and_of_its_type(stage: Stage) -> None:
     reply = await stage.http.get("/api/status")
     assert reply.headers["content-type"] == "application/json"
-    assert reply.headers["cache-control"] == "no-store"
+    assert reply.headers["cache-control"] == "no-cache, no-store"
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 
