@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,34 @@ async def test_a_client_that_leaves_before_anything_came_ends_the_workers_job(
         await eventually(lambda: len(stage.ended) == 1, "the worker's job ends")
         assert await stage.metric('llama_gossip_http_replies_total{status="503"}') == 0, "we did not fail"
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
+async def test_a_stream_that_is_cut_while_it_sends_leaves_nothing_behind(tmp_path: Path) -> None:
+    body = json.dumps(CHAT | LONG | {"stream": True}).encode()
+    unread, sending = [{"type": "http.request", "body": body, "more_body": False}], asyncio.Event()
+
+    async def receive() -> Any:
+        return unread.pop() if unread else await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sending.set()
+            await asyncio.Future()  # the client reads nothing
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    async with staged(tmp_path, [SLOW]) as stage:
+        before = asyncio.all_tasks()
+        call = stage.gateway.app({**scope, "root_path": "", "query_string": b""}, receive, send)
+        connection = asyncio.ensure_future(call)
+        await sending.wait()
+        connection.cancel()
+        await asyncio.wait({connection})
+        assert connection.cancelled()
+        await eventually(lambda: len(stage.ended) == 1, "the worker's job ends")
+        assert await stage.metric("llama_gossip_requests_in_flight") == 0
+        left = {task.get_name() for task in asyncio.all_tasks() - before}
+        assert not {name for name in left if name.startswith("llama-gossip")}
 
 
 async def test_a_worker_that_goes_in_mid_stream_is_not_noticed_by_the_client(tmp_path: Path) -> None:
@@ -131,6 +160,13 @@ async def test_who_waits_is_told_that_it_waits(tmp_path: Path, monkeypatch: pyte
         waits, content = reply.text.count(": waiting\n\n"), reply.text.index("data:")
         assert waits > 3
         assert ": waiting" not in reply.text[content:], "only before the first token"
+
+
+async def test_who_waits_is_told_so_at_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, ["scripted:delay_ms=20,prefill_chunk=1"]) as stage:
+        body = CHAT | {"messages": [{"role": "user", "content": "x" * 200}], "stream": True}
+        async with stage.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+            assert await anext(reply.aiter_raw()) == b": waiting\n\n", "and not with the first token"
 
 
 async def test_a_slow_reader_gets_the_whole_stream(tmp_path: Path) -> None:
