@@ -118,6 +118,7 @@ async def test_a_stream_that_nobody_can_finish_ends_with_an_error_and_no_done(tm
         *_, last = events_of(text)
         assert set(last) == {"error"}
         assert set(last["error"]) == {"message", "type", "param", "code"}
+        assert last["error"]["code"] not in (None, "internal"), "it was no bug of ours"
         assert "[DONE]" not in text
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
 
@@ -207,6 +208,16 @@ async def test_beyond_its_room_the_gateway_says_when_to_come_back(
         assert error_of(full)["code"] == "rate_limit_exceeded"
         assert int(full.headers["retry-after"]) > 0
         assert (await stage.chat()).status_code == 503, "there is room again"
+
+
+async def test_what_a_worker_has_taken_waits_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "MAX_WAITING", 1)
+    async with staged(tmp_path, [SLOW]) as stage:
+        running = asyncio.create_task(stage.chat(max_tokens=40, stream=True))
+        await eventually(lambda: any(order.worker for order in stage.gateway._orders._open), "it is taken")
+        assert (await stage.chat(max_tokens=1)).status_code == 200
+        assert not running.done()
+        assert (await running).status_code == 200
 
 
 async def test_a_failure_of_ours_is_a_500_without_internals(
