@@ -134,7 +134,7 @@ async def test_every_reply_has_an_id_of_its_own(stage: Stage) -> None:
         assert "set-cookie" not in reply.headers
         assert "server" not in reply.headers
     status = await stage.http.get("/api/status")
-    assert status.headers["cache-control"] == "no-store", "a route's own word stands"
+    assert "no-store" in status.headers["cache-control"], "a route's own word stands"
 
 
 async def test_unknown_paths_and_wrong_methods_have_the_error_shape(stage: Stage) -> None:
