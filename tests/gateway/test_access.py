@@ -14,7 +14,9 @@ from llama_gossip.gateway.access import Access
 from llama_gossip.gateway.app import Gateway
 from llama_gossip.gateway.bodies import MAX_BODY_BYTES
 from llama_gossip.gateway.keys import Allowance, Key, Keys, digest_of
+from llama_gossip.news import NodeEvent, RequestAsked
 from llama_gossip.openai_api import ApiError
+from tests.live.conftest import eventually
 
 from .staging import CHAT, Stage, error_of, raw, staged
 
@@ -192,6 +194,17 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(stage: Stage) 
     reader, writer = await raw(stage, HEAD + b"content-length: 4194305\r\n\r\n")
     assert b" 413 " in await reader.readline(), "told although nothing of the body has come"
     writer.close()
+
+
+async def test_a_client_that_leaves_in_mid_body_has_asked_for_nothing(stage: Stage) -> None:
+    asked: list[NodeEvent] = []
+    unlisten = stage.node.add_listener(asked.append)
+    body = json.dumps(CHAT).encode()
+    _, writer = await raw(stage, HEAD + b"content-length: %d\r\n\r\n" % (len(body) + 1) + body)
+    writer.close()
+    await eventually(lambda: b'status="499"' in stage.gateway._metrics.exposition()[0], "nobody is answered")
+    unlisten()
+    assert not [event for event in asked if isinstance(event, RequestAsked)]
 
 
 @pytest.mark.parametrize("chunked", [True, False])
