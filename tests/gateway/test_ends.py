@@ -187,7 +187,10 @@ async def test_a_gateway_that_drains_takes_no_new_generation_and_finishes_what_r
     async with staged(tmp_path, [SLOW]) as stage:
         running = asyncio.create_task(stage.chat(max_tokens=40, stream=True))
         await eventually(lambda: stage.workers[0].stats()["running"] == 1, "the worker has it")
+        watching = asyncio.create_task(stage.http.get("/api/events"))
+        await eventually(lambda: stage.gateway._dashboard.readers == 1, "a dashboard is open")
         stage.gateway.begin_drain()
+        assert (await watching).status_code == 200, "and is ended"
         refused = await stage.chat()
         assert (refused.status_code, error_of(refused)["code"]) == (503, "draining")
         assert "retry-after" in refused.headers
