@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 import pytest_asyncio
+from starlette.datastructures import Headers
 
+from llama_gossip.gateway.access import Access
 from llama_gossip.gateway.app import Gateway
 from llama_gossip.gateway.bodies import MAX_BODY_BYTES
 from llama_gossip.gateway.keys import Allowance, Key, Keys, digest_of
+from llama_gossip.news import NodeEvent, RequestAsked
+from llama_gossip.openai_api import ApiError
+from tests.live.conftest import eventually
 
 from .staging import CHAT, Stage, error_of, raw, staged
 
@@ -69,6 +74,13 @@ async def test_a_page_of_another_origin_gets_nothing(stage: Stage) -> None:
     assert preflight.status_code == 403
 
 
+async def test_an_origin_is_not_taken_for_the_name_that_is_missing(stage: Stage) -> None:
+    access = Access(stage.gateway.app, keys=Keys(), loopback=False, replied=lambda status: None)
+    with pytest.raises(ApiError) as caught:
+        access._admit(Headers({"origin": "null"}), "/v1/models")
+    assert caught.value.status == 403
+
+
 async def test_replies_are_counted_by_their_status(stage: Stage) -> None:
     before = await stage.metric('llama_gossip_http_replies_total{status="200"}')
     assert (await stage.http.get("/nowhere")).status_code == 404
@@ -123,6 +135,8 @@ async def test_every_reply_has_an_id_of_its_own(stage: Stage) -> None:
         assert reply.headers["cache-control"] == "no-cache"
         assert "set-cookie" not in reply.headers
         assert "server" not in reply.headers
+    status = await stage.http.get("/api/status")
+    assert "no-store" in status.headers["cache-control"], "a route's own word stands"
 
 
 async def test_unknown_paths_and_wrong_methods_have_the_error_shape(stage: Stage) -> None:
@@ -180,6 +194,17 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(stage: Stage) 
     reader, writer = await raw(stage, HEAD + b"content-length: 4194305\r\n\r\n")
     assert b" 413 " in await reader.readline(), "told although nothing of the body has come"
     writer.close()
+
+
+async def test_a_client_that_leaves_in_mid_body_has_asked_for_nothing(stage: Stage) -> None:
+    asked: list[NodeEvent] = []
+    unlisten = stage.node.add_listener(asked.append)
+    body = json.dumps(CHAT).encode()
+    _, writer = await raw(stage, HEAD + b"content-length: %d\r\n\r\n" % (len(body) + 1) + body)
+    writer.close()
+    await eventually(lambda: b'status="499"' in stage.gateway._metrics.exposition()[0], "nobody is answered")
+    unlisten()
+    assert not [event for event in asked if isinstance(event, RequestAsked)]
 
 
 @pytest.mark.parametrize("chunked", [True, False])

@@ -9,6 +9,12 @@ from typing import Any
 
 import pytest
 
+from llama_gossip.errors import NoWorkers
+from llama_gossip.generation import Generation
+from llama_gossip.protocol.admission import MAX_REQUEST_TOKENS
+from llama_gossip.protocol.events import Submit
+from llama_gossip.protocol.messages import GenerationConfig
+
 from .staging import CHAT, COMPLETION, Stage, error_of, events_of, text_of
 
 pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
@@ -126,6 +132,43 @@ async def test_a_stop_string_is_left_out_whole_and_streamed(stage: Stage) -> Non
     assert (whole["message"]["content"], whole["finish_reason"]) == (before, "stop")
     streamed = events_of((await stage.chat(max_tokens=30, stop=stop, stream=True)).text)
     assert text_of(streamed) == before
+
+
+async def test_what_is_asked_for_is_what_the_network_is_asked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[GenerationConfig] = []
+
+    def submit(asked: Submit) -> Generation:
+        configs.append(asked.config)
+        raise NoWorkers("enough is known")
+
+    monkeypatch.setattr(stage.gateway._orders, "_submit", submit)
+    sampling = {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125, "seed": 9}
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5}
+    others = {"logit_bias": {"65": 2}, "stop": ["end"], "ignore_eos": True, "max_tokens": 4}
+    await stage.chat(**sampling, **penalties, **others, logprobs=True, top_logprobs=3)
+    await stage.post("/v1/chat/completions", {"model": "any", "messages": CHAT["messages"], "seed": 9})
+    await stage.chat(max_tokens=10**12)
+    assert configs[0] == GenerationConfig(
+        max_tokens=4,
+        temperature=0.5,
+        top_p=0.25,
+        top_k=7,
+        seed=9,
+        stop=("end",),
+        ignore_eos=True,
+        logprobs=3,
+        min_p=0.125,
+        repetition=1.5,
+        presence=0.5,
+        frequency=-0.5,
+        logit_bias=((65, 2.0),),
+        fit=True,
+    )
+    usual = configs[1]
+    assert (usual.temperature, usual.top_p, usual.top_k, usual.max_tokens) == (1.0, 1.0, None, 1_024)
+    assert configs[2].max_tokens == MAX_REQUEST_TOKENS
 
 
 async def test_many_at_once_are_not_mixed(stage: Stage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,36 @@ async def test_a_client_that_leaves_before_anything_came_ends_the_workers_job(
         await eventually(lambda: stage.workers[0].stats()["running"] == 1, "the worker has it")
         asking.cancel()
         await eventually(lambda: len(stage.ended) == 1, "the worker's job ends")
+        assert await stage.metric('llama_gossip_http_replies_total{status="503"}') == 0, "we did not fail"
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
+async def test_a_stream_that_is_cut_while_it_sends_leaves_nothing_behind(tmp_path: Path) -> None:
+    body = json.dumps(CHAT | LONG | {"stream": True}).encode()
+    unread, sending = [{"type": "http.request", "body": body, "more_body": False}], asyncio.Event()
+
+    async def receive() -> Any:
+        return unread.pop() if unread else await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sending.set()
+            await asyncio.Future()  # the client reads nothing
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    async with staged(tmp_path, [SLOW]) as stage:
+        before = asyncio.all_tasks()
+        call = stage.gateway.app({**scope, "root_path": "", "query_string": b""}, receive, send)
+        connection = asyncio.ensure_future(call)
+        await sending.wait()
+        connection.cancel()
+        await asyncio.wait({connection})
+        assert connection.cancelled()
+        await eventually(lambda: len(stage.ended) == 1, "the worker's job ends")
+        assert await stage.metric("llama_gossip_requests_in_flight") == 0
+        left = {task.get_name() for task in asyncio.all_tasks() - before}
+        assert not {name for name in left if name.startswith("llama-gossip")}
 
 
 async def test_a_worker_that_goes_in_mid_stream_is_not_noticed_by_the_client(tmp_path: Path) -> None:
@@ -88,6 +118,7 @@ async def test_a_stream_that_nobody_can_finish_ends_with_an_error_and_no_done(tm
         *_, last = events_of(text)
         assert set(last) == {"error"}
         assert set(last["error"]) == {"message", "type", "param", "code"}
+        assert last["error"]["code"] not in (None, "internal"), "it was no bug of ours"
         assert "[DONE]" not in text
         assert await stage.metric("llama_gossip_requests_in_flight") == 0
 
@@ -132,6 +163,13 @@ async def test_who_waits_is_told_that_it_waits(tmp_path: Path, monkeypatch: pyte
         assert ": waiting" not in reply.text[content:], "only before the first token"
 
 
+async def test_who_waits_is_told_so_at_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, ["scripted:delay_ms=20,prefill_chunk=1"]) as stage:
+        body = CHAT | {"messages": [{"role": "user", "content": "x" * 200}], "stream": True}
+        async with stage.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+            assert await anext(reply.aiter_raw()) == b": waiting\n\n", "and not with the first token"
+
+
 async def test_a_slow_reader_gets_the_whole_stream(tmp_path: Path) -> None:
     async with staged(tmp_path, ["scripted"]) as stage:
         body = json.dumps(CHAT | {"max_tokens": 4_000, "stream": True}).encode()
@@ -149,7 +187,10 @@ async def test_a_gateway_that_drains_takes_no_new_generation_and_finishes_what_r
     async with staged(tmp_path, [SLOW]) as stage:
         running = asyncio.create_task(stage.chat(max_tokens=40, stream=True))
         await eventually(lambda: stage.workers[0].stats()["running"] == 1, "the worker has it")
+        watching = asyncio.create_task(stage.http.get("/api/events"))
+        await eventually(lambda: stage.gateway._dashboard.readers == 1, "a dashboard is open")
         stage.gateway.begin_drain()
+        assert (await watching).status_code == 200, "and is ended"
         refused = await stage.chat()
         assert (refused.status_code, error_of(refused)["code"]) == (503, "draining")
         assert "retry-after" in refused.headers
@@ -170,6 +211,16 @@ async def test_beyond_its_room_the_gateway_says_when_to_come_back(
         assert error_of(full)["code"] == "rate_limit_exceeded"
         assert int(full.headers["retry-after"]) > 0
         assert (await stage.chat()).status_code == 503, "there is room again"
+
+
+async def test_what_a_worker_has_taken_waits_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "MAX_WAITING", 1)
+    async with staged(tmp_path, [SLOW]) as stage:
+        running = asyncio.create_task(stage.chat(max_tokens=40, stream=True))
+        await eventually(lambda: any(order.worker for order in stage.gateway._orders._open), "it is taken")
+        assert (await stage.chat(max_tokens=1)).status_code == 200
+        assert not running.done()
+        assert (await running).status_code == 200
 
 
 async def test_a_failure_of_ours_is_a_500_without_internals(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama_gossip.errors import ConfigError
-from llama_gossip.gateway.keys import ANYBODY, Allowance, Keys
+from llama_gossip.gateway.keys import ANYBODY, MAX_FILE_BYTES, MAX_KEYS, Allowance, Keys
 
 FILE = """
 # the team
@@ -116,6 +116,19 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"alice:\xff")
     with pytest.raises(ConfigError, match="UTF-8"):
         Keys.read(tmp_path / "binary", None)
+
+
+def test_a_file_may_be_only_so_large(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    lines = [f"name-{number}:secret-{number}" for number in range(MAX_KEYS + 1)]
+    path.write_text("\n".join(lines[:-1]))
+    assert len(Keys.read(path, None).keys) == MAX_KEYS
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="more than 1000 keys"):
+        Keys.read(path, None)
+    path.write_text("#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="is larger than"):
+        Keys.read(path, None)
 
 
 def test_an_allowance_is_used_up_and_comes_back_with_time() -> None:

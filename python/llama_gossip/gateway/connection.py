@@ -23,6 +23,7 @@ UNREAD_S = (
 MAX_EARLY_BYTES = (
     64 * 1024
 )  # of a next request, read while an answer runs: without reading no end is heard of
+READ_BYTES = 16 * 1024  # at once: of nothing but tiny chunks they hold up the loop for some 30 ms
 MAX_HEAD_BYTES = 64 * 1024  # browsers send loopback the cookies of every program that ever served there
 MAX_CONNECTIONS = 768  # 256 requests may wait, many may run, dashboards look on
 POLITE_CONNECTIONS = 64  # beyond the limit, told why
@@ -57,6 +58,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
         if len(self.connections) > self.limit + POLITE_CONNECTIONS:
             transport.abort()
         elif len(self.connections) > self.limit:
@@ -93,7 +95,8 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         body = _error_body(NO_HTTP, "invalid_request_error")
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            head = h11.Response(status_code=400, headers=_headers(body), reason=b"Bad Request")
+            headers = [*_headers(body), (b"x-should-retry", b"false")]
+            head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
             self.transport.write(self.conn.send(head) or b"")
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
@@ -145,6 +148,7 @@ def _headers(body: bytes) -> list[tuple[bytes, bytes]]:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        (b"cache-control", b"no-cache"),
         (b"x-request-id", f"req_{secrets.token_hex(16)}".encode()),
     ]
 

@@ -70,6 +70,14 @@ async def test_a_client_that_goes_is_heard_of_whatever_it_sent_behind_its_reques
     await within(asgi.gone.wait())
 
 
+async def test_a_client_that_closes_its_half_has_gone(asgi: Asgi, connect: Connect) -> None:
+    _, writer = await connect()  # nothing else would tell it from one that has closed the whole
+    writer.write(head("/stream"))
+    await within(asgi.running.wait())
+    writer.write_eof()
+    await within(asgi.gone.wait())
+
+
 async def test_of_what_is_sent_behind_a_running_request_little_is_kept(
     asgi: Asgi, served: Server, connect: Connect
 ) -> None:
@@ -108,12 +116,26 @@ async def test_who_reads_on_has_time_again(asgi: Asgi, served: Server, connect: 
     assert not asgi.gone.is_set()
 
 
+async def test_no_client_has_the_loop_for_long(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    receive = Connection.data_received
+    monkeypatch.setattr(
+        Connection, "data_received", lambda c, data: (sizes.append(len(data)), receive(c, data))
+    )
+    reader, writer = await connect()
+    body = b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+    writer.write(head("/echo", "transfer-encoding: chunked", method="POST") + body)
+    assert (await answer(reader))[2] == b"20000"
+    assert max(sizes) <= connection.READ_BYTES
+
+
 async def test_a_huge_head_is_refused_in_the_shape_of_every_error(asgi: Asgi, connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(head("/", "x-filler: " + "x" * MAX_HEAD_BYTES)[:-4])
     status, headers, body = await answer(reader)
     assert status == 400
     assert headers["content-type"] == "application/json"
+    assert (headers["cache-control"], headers["x-should-retry"]) == ("no-cache", "false")
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
     assert await end_of(reader) == b""
     assert asgi.scopes == []
