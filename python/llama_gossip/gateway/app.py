@@ -10,22 +10,19 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 
 from llama_gossip.errors import LlamaGossipError
-from llama_gossip.gateway.access import Access
 from llama_gossip.gateway.answering import reply_to
 from llama_gossip.gateway.binding import address_of
-from llama_gossip.gateway.bodies import BodyRefused, ClientGone, read_json
+from llama_gossip.gateway.bodies import read_json
 from llama_gossip.gateway.dashboard import Dashboard
+from llama_gossip.gateway.guard import guarded
 from llama_gossip.gateway.keys import ORDINARY_PRIORITY, Key, Keys
 from llama_gossip.gateway.metrics import Metrics
 from llama_gossip.gateway.orders import Orders, leaving
-from llama_gossip.gateway.replies import UnwantedBody, error_reply
 from llama_gossip.gateway.served import Served
 from llama_gossip.node import InferenceNode
 from llama_gossip.openai_api import (
@@ -42,7 +39,6 @@ from llama_gossip.openai_api import (
 )
 from llama_gossip.submission import MAX_PRIORITY
 
-CLIENT_GONE = 499  # nobody reads it
 PRIORITY_HEADER = "x-llama-gossip-priority"
 ID_PREFIXES = {Kind.CHAT: "chatcmpl-", Kind.COMPLETION: "cmpl-"}
 AGAIN_S = 2  # a worker announces itself every five seconds, and is often there sooner
@@ -60,12 +56,8 @@ class Gateway:
         self._orders = Orders(node.submit, self._metrics.in_flight)
         self._dashboard = Dashboard(node, keyed=bool(keys))
         self._document = openapi()
-        # Not a Starlette(): that would answer a failure of ours itself, in a shape of its own.
-        router = Router(self._routes(), redirect_slashes=False)
-        routes = ExceptionMiddleware(router, handlers=_HANDLERS)
-        self.app = Access(
-            routes, keys=keys, loopback=address_of(host).is_loopback, replied=self._metrics.replies.count
-        )
+        loopback, replied = address_of(host).is_loopback, self._metrics.replies.count
+        self.app = guarded(self._routes(), keys=keys, loopback=loopback, replied=replied)
 
     def begin_drain(self) -> None:
         """New generations are refused, what watches is ended; running answers go on."""
@@ -161,48 +153,3 @@ def _priority_of(request: Request) -> int:
 
 async def _healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
-
-
-# --- failures ----------------------------------------------------------------------------------
-
-
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return UnwantedBody(error) if isinstance(error, BodyRefused) else error_reply(error)
-
-
-async def _node_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LlamaGossipError)
-    return error_reply(api_error_of(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, a wrong method."""
-    assert isinstance(error, HTTPException)
-    unknown = error.status_code == 404
-    reply = UnwantedBody(
-        ApiError(
-            error.status_code,
-            "there is no such path: GET /openapi.json lists them"
-            if unknown
-            else "the path has other methods",
-            "invalid_request_error",
-            None,
-            "not_found" if unknown else "method_not_allowed",
-            retryable=False,
-        )
-    )
-    reply.headers.update(error.headers or {})
-    return reply
-
-
-async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
-
-
-_HANDLERS = {
-    ApiError: _api_error,
-    LlamaGossipError: _node_error,
-    HTTPException: _http_error,
-    ClientGone: _client_gone,
-}

@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from llama_gossip.gateway.engine_figures import EngineFigures
 from llama_gossip.gateway.families import PREFIX
+from llama_gossip.gateway.guard import guarded
+from llama_gossip.gateway.keys import Keys
 from llama_gossip.gateway.node_figures import NodeFigures
 from llama_gossip.gateway.replies_tally import RepliesTally
 from llama_gossip.gateway.requests_tally import RequestsTally
@@ -53,8 +55,8 @@ class Metrics:
         self._stop_listening()
 
 
-def metrics_app(metrics: Metrics) -> Starlette:
-    """/metrics and /healthz, for a node that serves nothing else."""
+def metrics_app(metrics: Metrics) -> ASGIApp:
+    """/metrics and /healthz, for a port of 127.0.0.1 that serves nothing else."""
 
     async def exposition(_: Request) -> Response:
         body, content_type = metrics.exposition()
@@ -63,6 +65,5 @@ def metrics_app(metrics: Metrics) -> Starlette:
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    app = Starlette(routes=[Route("/metrics", exposition), Route("/healthz", healthz)])
-    app.router.redirect_slashes = False
-    return app
+    routes = [Route("/metrics", exposition), Route("/healthz", healthz)]
+    return guarded(routes, keys=Keys(), loopback=True, replied=metrics.replies.count)

@@ -24,12 +24,12 @@ async def served(spawn: Spawn) -> AsyncIterator[Server]:
     await server.stop(0.0)
 
 
-async def asked(server: Server, method: str, path: str) -> tuple[int, str, bytes]:
-    """(status, content type, body)."""
+async def asked(server: Server, method: str, path: str, host: str = "") -> tuple[int, str, bytes]:
+    """(status, content type, body). host: what the client takes the server for."""
 
     def ask() -> tuple[int, str, bytes]:
         connection = HTTPConnection(server.url.removeprefix("http://"), timeout=60)
-        connection.request(method, path)
+        connection.request(method, path, headers={"host": host} if host else {})
         answer = connection.getresponse()
         found = answer.status, answer.getheader("content-type") or "", answer.read()
         connection.close()
@@ -51,3 +51,9 @@ async def test_it_is_healthy_and_knows_nothing_else(served: Server) -> None:
     assert (await asked(served, "GET", "/v1/models"))[0] == 404
     assert (await asked(served, "GET", "/metrics/"))[0] == 404
     assert (await asked(served, "POST", "/metrics"))[0] == 405
+
+
+async def test_another_sites_name_for_this_port_is_refused(served: Server) -> None:
+    status, content_type, body = await asked(served, "GET", "/metrics", host="evil.example")
+    assert (status, content_type) == (403, "application/json")
+    assert b"llama_gossip_" not in body
