@@ -216,9 +216,12 @@ class Driver:
             ):
                 self._to_user(effect)
             case effects.PeerUp(node_id, boot):
-                self._note_boot(node_id, boot)
+                self._note_boot(node_id, boot, heard=False)
                 self._tell(self._news_of(effect))
-            case effects.PeerDown() | effects.JobAccepted() | effects.JobEnded():
+            case effects.JobAccepted(_, _, requester, _, boot):
+                self._note_boot(requester, boot, heard=True)
+                self._tell(self._news_of(effect))
+            case effects.PeerDown() | effects.JobEnded():
                 self._tell(self._news_of(effect))
             case effects.Drained():
                 self.drained.set()
@@ -343,11 +346,13 @@ class Driver:
             except Exception as error:  # noqa: BLE001  the others are told all the same
                 self._report(f"a listener of {type(told).__name__} failed", error)
 
-    def _note_boot(self, node_id: NodeId, boot: int) -> None:
-        """A newer boot: what is open to that node leads to a process that is gone."""
-        if self._boots.pop(node_id, boot) < boot and self.transport is not None:
+    def _note_boot(self, node_id: NodeId, boot: int, *, heard: bool) -> None:
+        """A newer boot: what is open to that node leads to a process that is gone. heard: but for the stream
+        on which that process has spoken, before its Announce has come."""
+        known = self._boots.pop(node_id, boot)
+        if known < boot and not heard and self.transport is not None:
             self.transport.renew(node_id)
-        self._boots[node_id] = boot
+        self._boots[node_id] = max(known, boot)
         if len(self._boots) > MAX_BOOTS:
             del self._boots[next(iter(self._boots))]
 
@@ -362,7 +367,7 @@ class Driver:
                 return news.PeerUp(node_id.hex(), name, view.role if view else "", state, models)
             case effects.PeerDown(node_id, reason):
                 return news.PeerDown(node_id.hex(), reason)
-            case effects.JobAccepted(_, request_id, requester, model):
+            case effects.JobAccepted(_, request_id, requester, model, _):
                 return news.RequestAccepted(request_id.hex(), requester.hex(), model)
             case effects.JobEnded(_, request_id, requester, tokens, reason):
                 return news.RequestEnded(request_id.hex(), requester.hex(), tokens, reason)

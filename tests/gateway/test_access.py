@@ -108,6 +108,7 @@ async def test_with_keys_all_but_the_open_paths_need_one(keyed: Stage) -> None:
         assert (await keyed.http.get(path)).status_code == 200
     wrong = await keyed.http.get("/v1/models", headers={"authorization": "Bearer key-b"})
     assert wrong.status_code == 401
+    assert "does not know the key" in error_of(wrong)["message"]
     right = await keyed.http.get("/v1/models", headers={"authorization": "bearer key-a"})
     assert right.status_code == 200
     in_the_address = await keyed.http.get("/v1/models?api_key=key-a&key=key-a")

@@ -199,6 +199,19 @@ async def test_a_gateway_that_drains_takes_no_new_generation_and_finishes_what_r
         assert events_of((await running).text)[-1] == "[DONE]"
 
 
+async def test_what_a_leaving_gateway_cuts_is_told_that_it_was_cut(tmp_path: Path) -> None:
+    async with staged(tmp_path, [SLOW]) as stage:
+        running = [asyncio.create_task(stage.chat(**LONG, stream=stream)) for stream in (True, False)]
+        await eventually(lambda: stage.workers[0].stats()["running"] == 2, "the worker has both")
+        stage.gateway.begin_drain()
+        stage.gateway.cut()
+        streamed, whole = await asyncio.gather(*running)
+        assert events_of(streamed.text)[-1]["error"]["code"] == "cancelled"
+        assert "[DONE]" not in streamed.text
+        assert (whole.status_code, error_of(whole)["code"]) == (503, "cancelled")
+        assert await stage.metric("llama_gossip_requests_in_flight") == 0
+
+
 async def test_beyond_its_room_the_gateway_says_when_to_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

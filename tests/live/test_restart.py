@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_gossip.news import RequestEnded
+
+from .conftest import Spawn, eventually
 from .workers import PROMPT, stage
 
 pytestmark = pytest.mark.live
@@ -27,3 +30,20 @@ async def test_a_worker_killed_and_restarted_with_the_same_key_serves_again(tmp_
         assert after.text == before.text
         assert after.worker == before.worker == node_id
         assert after.verified
+
+
+async def test_a_client_that_comes_again_under_its_key_keeps_the_answer_it_asked_for_at_once(
+    spawn: Spawn,
+) -> None:
+    """Its Assign may be there before its Announce: that is no sign that its process has ended."""
+    worker = await spawn("worker", engine="scripted:delay_ms=20")
+    ended: list[str] = []
+    worker.add_listener(lambda news: ended.append(news.reason) if isinstance(news, RequestEnded) else None)
+    for _ in range(3):
+        client = await spawn("client")
+        await eventually(lambda asking=client: bool(asking.peers()), "the client sees the worker")
+        answer = await client.complete(PROMPT, max_tokens=100, seed=2)
+        assert answer.attempts == 1
+        await client.shutdown()
+    await eventually(lambda: len(ended) == 3, "the worker has heard of all ends")
+    assert ended == ["done"] * 3

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from llama_gossip.node import InferenceNode
 
 
+LAST_WORDS_S = 1.0  # for the errors that end what still runs
+
+
 @dataclass(frozen=True, slots=True)
 class HttpPlan:
     """What the options ask for. port: of OpenAI's API and the dashboard; None: not served, both of them."""
@@ -114,10 +117,12 @@ class Http:
         return await self._server.idle(timeout_s)
 
     async def close(self) -> None:
-        """Cuts what still runs. Harmless when repeated."""
+        """Ends what still runs, and says so to who waits for it. Harmless when repeated."""
+        if self._gateway is not None:
+            self._gateway.cut()
         for server in (self._server, self._metrics_server):
             if server is not None:
-                await server.stop(0.0)
+                await server.stop(LAST_WORDS_S)
         for listening in (self._gateway, self._metrics):
             if listening is not None:
                 listening.close()

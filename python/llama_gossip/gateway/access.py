@@ -76,7 +76,7 @@ class Access:
             raise _forbidden("pages of another origin may not use this gateway")
         key = self._keys.find(headers.get("authorization"))
         if key is None and path not in OPEN_PATHS:
-            raise _unauthorized()
+            raise _unauthorized(given="authorization" in headers)
         return key
 
 
@@ -101,10 +101,11 @@ def _forbidden(message: str) -> ApiError:
     return ApiError(403, message, "permission_error", None, "forbidden", retryable=False)
 
 
-def _unauthorized() -> ApiError:
+def _unauthorized(*, given: bool) -> ApiError:
+    told = "this gateway does not know the key that was sent" if given else "this gateway asks for a key"
     return ApiError(
         401,
-        "this gateway asks for a key: send Authorization: Bearer KEY",
+        f"{told}: send Authorization: Bearer KEY",
         "authentication_error",
         None,
         "invalid_api_key",

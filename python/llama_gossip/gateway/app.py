@@ -64,6 +64,10 @@ class Gateway:
         self._orders.drain()
         self._dashboard.close()
 
+    def cut(self) -> None:
+        """Ends the answers that still run, with an error that tells their clients."""
+        self._orders.cut()
+
     def close(self) -> None:
         """After the last reply: listens to the node no more."""
         self._dashboard.close()

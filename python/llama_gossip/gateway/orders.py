@@ -81,6 +81,11 @@ class Orders:
     def drain(self) -> None:
         self.draining = True
 
+    def cut(self) -> None:
+        """Ends what still runs: its clients are told so."""
+        for order in list(self._open):
+            order.end("the gateway is leaving")
+
     def begin(self, asked: Asked, key: Key, priority: int, now_s: float) -> Order:
         """now_s: monotonic. Raises ApiError (429, 503), LlamaGossipError."""
         if self.draining:

@@ -43,7 +43,7 @@ def _value(body: bytes) -> object:
     except UnicodeEncodeError:
         raise _invalid("a text has half of a surrogate pair, which is no character") from None
     except json.JSONDecodeError as error:
-        raise _invalid(f"{error.msg} at character {error.pos}") from None
+        raise _invalid(f"{error.msg} (character {error.pos})") from None
     except _Refused as refused:
         raise _invalid(f"{refused}") from None
     except RecursionError:

@@ -236,6 +236,7 @@ class JobAccepted:
     request_id: RequestId
     requester: NodeId
     model: str
+    boot: int  # of the process that has asked for it
 
 
 @record(frozen=True, slots=True)

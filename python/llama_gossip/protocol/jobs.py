@@ -139,7 +139,8 @@ class Jobs:
             owner=requester == desk.own_id,
         )
         desk.count("jobs")
-        desk.emit(JobAccepted(job.number, assign.request_id, requester, self._model(job)))
+        boot = assign.head.boot
+        desk.emit(JobAccepted(job.number, assign.request_id, requester, self._model(job), boot))
         desk.after(job.key("deadline"), self._time_limit_ms(job))
         job.beat()
         self._start_waiting()
