@@ -36,7 +36,8 @@ class Direct:
 
     def _put(self, batch: tuple[EngineEvent, ...]) -> None:
         for event in batch:
-            self._waiting[event.job_id].put_nowait(event)
+            if (queue := self._waiting.get(event.job_id)) is not None:  # None: its client has gone
+                queue.put_nowait(event)
 
     async def _chat(self, request: Request) -> StreamingResponse:
         body = await request.body()

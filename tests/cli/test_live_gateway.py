@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import shlex
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.cli_process import READY_S, Running, look, objects
+from tests.support.programs import program
 
 pytestmark = pytest.mark.live
 
@@ -91,9 +91,7 @@ def test_a_gateway_without_workers_is_ready_all_the_same_and_says_what_is_missin
 
 
 def test_the_next_command_that_a_gateway_prints_works(home: Path, tmp_path: Path) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
-        pytest.skip("there is no curl on this machine")
+    curl = program("curl")
     with worker(home, model="scripted:stop_after=5") as serving:
         serving.event("ready")
         with gateway(home) as front:

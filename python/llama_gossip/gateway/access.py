@@ -53,9 +53,8 @@ class Access:
                     headers.setdefault(name, value)
             await send(message)
 
-        scope["app"] = (
-            self._app
-        )  # the router then raises what it refuses, instead of replying in its own words
+        # With it the router raises what it refuses, instead of replying in its own words.
+        scope["app"] = self._app
         try:
             scope["llama_gossip.key"] = self._admit(Headers(scope=scope), scope["path"])
             await self._app(scope, receive, send_with_headers)

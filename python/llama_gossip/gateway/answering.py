@@ -66,7 +66,7 @@ async def _watch(order: Order, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     order.client_has_gone = True
-    order.end()
+    order.end("the HTTP client has gone")
 
 
 # --- whole -------------------------------------------------------------------------------------

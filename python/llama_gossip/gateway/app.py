@@ -37,11 +37,11 @@ from llama_gossip.openai_api import (
     models_list,
     openapi,
 )
+from llama_gossip.openai_api.errors import NO_WORKERS_AGAIN_S
 from llama_gossip.submission import MAX_PRIORITY
 
 PRIORITY_HEADER = "x-llama-gossip-priority"
 ID_PREFIXES = {Kind.CHAT: "chatcmpl-", Kind.COMPLETION: "cmpl-"}
-AGAIN_S = 2  # a worker announces itself every five seconds, and is often there sooner
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -109,7 +109,7 @@ class Gateway:
         if self._orders.draining:
             raise leaving()
         if not self._served.is_ready():
-            raise ApiError(503, "no worker is ready", "server_error", None, "no_workers", AGAIN_S)
+            raise ApiError(503, "no worker is ready", "server_error", None, "no_workers", NO_WORKERS_AGAIN_S)
         return JSONResponse({"status": "ready"})
 
     async def _exposition(self, request: Request) -> Response:

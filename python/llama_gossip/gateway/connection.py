@@ -17,12 +17,10 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_S = 60.0  # for a whole request from its first byte: 4 MiB at half a megabit a second
-UNREAD_S = (
-    300.0  # somebody who looks at a stream page by page is no hurry; a worker's place is held meanwhile
-)
-MAX_EARLY_BYTES = (
-    64 * 1024
-)  # of a next request, read while an answer runs: without reading no end is heard of
+# Somebody who looks at a stream page by page is in no hurry; a worker's place is held meanwhile.
+UNREAD_S = 300.0
+# Of a next request, read while an answer runs: without reading no end is heard of.
+MAX_EARLY_BYTES = 64 * 1024
 READ_BYTES = 16 * 1024  # at once: of nothing but tiny chunks they hold up the loop for some 30 ms
 MAX_HEAD_BYTES = 64 * 1024  # browsers send loopback the cookies of every program that ever served there
 MAX_CONNECTIONS = 768  # 256 requests may wait, many may run, dashboards look on

@@ -55,7 +55,7 @@ class Order:
         """Returns when workers have taken all of it. Raises LlamaGossipError."""
         await together(generation.accepted() for generation in self.generations)
 
-    def end(self, reason: str = "the HTTP client has gone") -> None:
+    def end(self, reason: str = "its HTTP request has ended") -> None:
         """Harmless when repeated."""
         ended, self._ended = self._ended, None
         if ended is None:

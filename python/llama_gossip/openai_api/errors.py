@@ -15,7 +15,7 @@ INVALID_REQUEST = "invalid_request_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 
-NO_WORKERS_AGAIN_S = 5  # a worker announces itself every five seconds
+NO_WORKERS_AGAIN_S = 5  # a worker that has loaded says so at once, and loading takes seconds
 CLOSED_AGAIN_S = 10  # by then a node that goes has gone, and perhaps another listens here
 MAX_MESSAGE_CHARS = 512  # a client's own words come back in some messages
 

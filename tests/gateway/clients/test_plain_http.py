@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.cli.cli_process import LONG_S
 from tests.gateway.network_process import Network, program_environment
+from tests.support.programs import program
 
 from .conftest import KEY, MODEL
 
@@ -67,10 +67,7 @@ def test_open_webui_checks_a_connection_by_the_list_of_models(net: Network, keye
 
 @pytest.fixture
 def curl() -> str:
-    found = shutil.which("curl")
-    if found is None:
-        pytest.skip("there is no curl on this machine")
-    return found
+    return program("curl")
 
 
 def test_curl_streams_and_sees_the_headers(net: Network, curl: str, tmp_path: Path) -> None:
