@@ -194,10 +194,16 @@ async def crowd(plan: Plan) -> Figures:
         before = memory_mib(stage.gateway)
         rate, told = await together(ask, CROWD)
         after = memory_mib(stage.gateway)
-    began_s, ended_s = max(one.token_s[0] for one in told), min(one.token_s[-1] for one in told)
-    shares = [sum(began_s < at_s <= ended_s for at_s in one.token_s) for one in told]
+    whole = [one for one in told if not one.error and len(one.token_s) == plan.crowd_tokens]
+    for cut in (one for one in told if one not in whole):
+        print(f"a stream of the crowd ended after {len(cut.token_s)} tokens: {cut.error}", file=sys.stderr)
+    began_s = max(one.token_s[0] for one in whole)
+    together_s = [one.token_s for one in whole if one.token_s[-1] > began_s]
+    ended_s = min(at_s[-1] for at_s in together_s)
+    shares = [sum(began_s < moment <= ended_s for moment in at_s) for at_s in together_s]
     return {
-        "crowd_errors": sum(1 for one in told if one.error or len(one.token_s) != plan.crowd_tokens),
+        "crowd_errors": len(told) - len(whole),
+        "crowd_ended_before_all_had_begun": len(whole) - len(together_s),  # the first has the engine alone
         "crowd_tokens_per_s": rate,
         "crowd_slowest_to_mean": min(shares) / statistics.mean(shares),
         "crowd_fastest_to_mean": max(shares) / statistics.mean(shares),
